@@ -1,0 +1,60 @@
+"""Run a command of this project: python -m PACKAGE COMMAND. Commands are found in ops/, not listed here."""
+
+import argparse
+import importlib
+import sys
+from pathlib import Path
+
+from .ops import ProjectError
+
+OPS = Path(__file__).parent / "ops"
+
+
+def commands() -> dict[str, str]:
+    """Return each command's name and the first line of its help, without importing it."""
+    found = {}
+    for file in sorted(OPS.glob("*.py")):
+        text = file.read_text(encoding="utf-8")
+        if "\ndef run(" in text:
+            found[file.stem.replace("_", "-")] = text.partition("\n")[0].strip('"')
+    return found
+
+
+def usage() -> str:
+    lines = [f"usage: python -m {__package__} COMMAND [options]", "", "commands:"]
+    lines += [f"  {name:<16}{line}" for name, line in commands().items()]
+    lines += ["", f"python -m {__package__} COMMAND --help tells more."]
+    lines += ["exit codes: 0 done, 1 error, 2 usage, 3 checked and refused"]
+    return "\n".join(lines)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command and return its exit code: 0 done, 1 error, 2 usage, 3 checked and refused."""
+    words = sys.argv[1:] if argv is None else argv
+    if not words or words[0] in ("-h", "--help"):
+        print(usage())
+        return 0 if words else 2
+    name, *rest = words
+    if name not in commands():
+        print(f"error: no command {name!r}; there are: {', '.join(commands())}", file=sys.stderr)
+        return 2
+    module = importlib.import_module(f".ops.{name.replace('-', '_')}", __package__)
+    parser = argparse.ArgumentParser(
+        prog=f"python -m {__package__} {name}",
+        description=str(module.__doc__).replace("{package}", str(__package__)),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    if hasattr(module, "arguments"):
+        module.arguments(parser)
+    try:
+        return module.run(parser.parse_args(rest)) or 0
+    except (ProjectError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return getattr(error, "exit_code", 1)
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,23 @@
+"""The template's room: one module a command, run as `python -m {package} COMMAND`. A level adds modules.
+
+A module here is a command when it has a `run`; its docstring is its help, `arguments` declares its options.
+It imports your data.py, features.py and model.py; they never import it.
+"""
+
+
+class ProjectError(Exception):
+    """Something a person can mend; the message says what was wrong and what to do."""
+
+    exit_code = 1
+
+
+class UsageError(ProjectError):
+    """The call's words are off."""
+
+    exit_code = 2
+
+
+class Refused(ProjectError):
+    """Checked, and it does not hold: bad data, a model below its criteria."""
+
+    exit_code = 3

@@ -1,0 +1,140 @@
+"""The hand-off: one model file and the note about what goes in and what comes out."""
+
+import hashlib
+import json
+import re
+import subprocess
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from .. import data, features, model
+from . import ProjectError
+
+MODEL_FILE = Path("models/model.skops")
+LIBRARIES = ("scikit-learn", "numpy", "pandas", "skops")
+
+
+def hand_over(fitted: Any, train: pd.DataFrame, held_out: pd.DataFrame, contact: str = "") -> Path:
+    """Write models/model.skops and, beside it, HANDOFF.md; return the note's path.
+
+    `held_out` are rows later than `train`: the note carries their metrics and one of them as the example.
+    """
+    MODEL_FILE.parent.mkdir(parents=True, exist_ok=True)
+    model.save(fitted, MODEL_FILE)
+    example = held_out[features.COLUMNS].head(1)
+    trivial = model.baseline(train[data.TARGET], len(held_out))
+    facts = {
+        "model_file": MODEL_FILE.name,
+        "sha256": hashlib.sha256(MODEL_FILE.read_bytes()).hexdigest(),
+        "written": datetime.now(UTC).isoformat(timespec="seconds"),
+        "contact": contact or author(),
+        "problem": data.PROBLEM,
+        "columns": {name: data.SCHEMA[name] for name in features.COLUMNS},
+        "output": model.OUTPUT,
+        "example": {
+            "row": as_records(example)[0],
+            "prediction": float(model.predict(fitted, features.build(example))[0]),
+        },
+        "trained_on": period(train),
+        "held_out": period(held_out),
+        "metrics": model.metrics(
+            held_out[data.TARGET], model.predict(fitted, features.build(held_out[features.COLUMNS]))
+        ),
+        "baseline": model.metrics(held_out[data.TARGET], trivial),
+        "libraries": {name: version(name) for name in LIBRARIES},
+    }
+    note = MODEL_FILE.with_name("HANDOFF.md")
+    note.write_text(page(facts), encoding="utf-8")
+    return note
+
+
+def page(facts: dict[str, Any]) -> str:
+    """Return the note as Markdown: tables for people, one JSON block for machines."""
+    columns = [
+        f"| {name} | {rule['type']} | {'yes' if rule.get('null') else 'no'} | {facts['example']['row'][name]} |"
+        for name, rule in facts["columns"].items()
+    ]
+    measures = [f"| {name} | {value:.4f} | {facts['baseline'][name]:.4f} |" for name, value in facts["metrics"].items()]
+    return "\n".join(
+        [
+            f"# Hand-off of {facts['model_file']}",
+            "",
+            f"Questions to {facts['contact']}. Only the author knows how the model came to be.",
+            "",
+            "| column in | type | may be missing | example |",
+            "| --- | --- | --- | --- |",
+            *columns,
+            "",
+            f"Out: `{facts['output']}`, {facts['example']['prediction']:.6f} for the example.",
+            "",
+            "| metric | model | baseline |",
+            "| --- | --- | --- |",
+            *measures,
+            "",
+            f"Measured on {facts['held_out']['rows']:,} rows, {facts['held_out']['from']} to {facts['held_out']['to']},",
+            f"all later than the {facts['trained_on']['rows']:,} rows it was trained on.",
+            "",
+            "```json",
+            json.dumps(facts, indent=2),
+            "```",
+            "",
+        ]
+    )
+
+
+def read_note(model_file: Path) -> dict[str, Any]:
+    """Return the facts in the HANDOFF.md beside MODEL_FILE; raises ProjectError when there is none to read."""
+    note = Path(model_file).with_name("HANDOFF.md")
+    if not note.is_file():
+        raise ProjectError(f"no {note}: run the notebook to its end, it writes the model and this note")
+    block = re.search(r"```json\n(.*?)\n```", note.read_text(encoding="utf-8"), re.DOTALL)
+    try:
+        return json.loads(block[1] if block else "")
+    except json.JSONDecodeError:
+        raise ProjectError(f"{note} has no JSON block that can be read: run the notebook again") from None
+
+
+def as_records(rows: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return the rows as JSON-ready dicts: times in ISO 8601, missing values as None."""
+    return json.loads(rows.to_json(orient="records", date_format="iso", date_unit="us", double_precision=15))
+
+
+def as_rows(table: pd.DataFrame, columns: dict[str, dict[str, Any]]) -> pd.DataFrame:
+    """Return TABLE's `columns` in the types they had in training, whatever file or request they came from.
+
+    Raises ProjectError that names the column and the first row (0 is the first) that cannot be converted.
+    """
+    absent = [name for name in columns if name not in table]
+    if absent:
+        raise ProjectError(f"column {', '.join(absent)} is missing: the hand-off note asks for {', '.join(columns)}")
+    rows = pd.DataFrame(index=table.index)
+    for name, rule in columns.items():
+        given, kind = table[name], rule["type"]
+        if kind == "number":
+            rows[name] = pd.to_numeric(given, errors="coerce").astype("float64")
+        elif kind == "time":
+            rows[name] = pd.to_datetime(given, errors="coerce", format="ISO8601").astype("datetime64[us]")
+        else:
+            rows[name] = given.astype("object").where(given.notna(), None)
+        wrong = rows[name].isna() & (given.notna() | (not rule.get("null", False)))
+        if wrong.any():
+            row = int(wrong.to_numpy().argmax())
+            raise ProjectError(f"row {row}: {name} is {given.iloc[row]!r}, must be a {kind}; mend the row")
+    return rows
+
+
+def period(rows: pd.DataFrame) -> dict[str, Any]:
+    return {"from": str(rows[data.TIME].min()), "to": str(rows[data.TIME].max()), "rows": len(rows)}
+
+
+def author() -> str:
+    """Return who git says works here, or a request to fill it in."""
+    names = [
+        subprocess.run(["git", "config", key], capture_output=True, text=True, check=False).stdout.strip()
+        for key in ("user.name", "user.email")
+    ]
+    return f"{names[0]} <{names[1]}>" if all(names) else "write your name and address here"
