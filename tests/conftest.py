@@ -1,0 +1,153 @@
+"""A snapshot of the working tree as a git template, and the projects rendered from it, each made once a test run.
+
+`snapshot`, `rendered` and `environment` are shared by all workers of pytest-xdist and must not be written to;
+`project` hands out private copies.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import copier
+import pytest
+from filelock import FileLock
+
+ROOT = Path(__file__).resolve().parent.parent
+LEVELS = sorted(int(folder.name[0]) for folder in ROOT.glob("levels/[0-9]-*"))
+PROBLEMS = ["classification", "regression"]
+CIS = ["github", "none"]
+RELEASE = "v1.0.0"  # the tag that the snapshot carries
+
+Render = Callable[..., Path]
+
+os.environ |= {
+    "GIT_AUTHOR_NAME": "Ada",
+    "GIT_AUTHOR_EMAIL": "ada@example.org",
+    "GIT_COMMITTER_NAME": "Ada",
+    "GIT_COMMITTER_EMAIL": "ada@example.org",
+    "GIT_CONFIG_GLOBAL": os.devnull,  # nobody's aliases, hooks or signing
+    "DO_NOT_TRACK": "1",
+}
+for name in ("VIRTUAL_ENV", "UV_PROJECT_ENVIRONMENT"):
+    os.environ.pop(name, None)  # uv takes the project's own environment
+
+
+def git(folder: Path, *words: str) -> str:
+    """Return what `git WORDS` prints in FOLDER; fails the test with git's message when it does not exit 0."""
+    done = subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True, encoding="utf-8", check=False)
+    assert done.returncode == 0, f"git {' '.join(words)}: {done.stdout}{done.stderr}"
+    return done.stdout
+
+
+def commit(folder: Path, message: str = "Edit") -> None:
+    """Commit everything in FOLDER, which becomes a git repository if it is none."""
+    if not (folder / ".git").exists():
+        git(folder, "init", "-q", "-b", "main")
+    git(folder, "add", "--all")
+    git(folder, "commit", "-q", "--allow-empty", "-m", message)
+
+
+def render(template: Path, folder: Path, **answers: Any) -> Path:
+    """Render TEMPLATE's latest release to FOLDER with the default answers, but for ANSWERS, as `copier copy` does."""
+    copier.run_copy(str(template), folder, data=answers, defaults=True, quiet=True)
+    return folder
+
+
+def tracked(folder: Path) -> set[str]:
+    """Return the paths of the files that git tracks in FOLDER, or would if they were added."""
+    return set(git(folder, "ls-files", "-z", "--cached", "--others", "--exclude-standard").split("\0")) - {""}
+
+
+def once(folder: Path, make: Callable[[Path], Any]) -> Path:
+    """Return FOLDER, made by MAKE unless another worker of this run did so before."""
+    with FileLock(f"{folder}.lock"):
+        done = Path(f"{folder}.done")
+        if not done.exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            make(folder)
+            done.touch()
+    return folder
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder that all workers of this run see."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "shared"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def snapshot(shared: Path) -> Path:
+    """Return a git repository with this working tree, uncommitted edits included, tagged RELEASE."""
+
+    def make(folder: Path) -> None:
+        for name in tracked(ROOT):
+            if (ROOT / name).is_file():  # not one deleted but still in the index
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(ROOT / name, folder / name)
+        commit(folder, "Release")
+        git(folder, "tag", RELEASE)
+
+    return once(shared / "snapshot", make)
+
+
+@pytest.fixture(scope="session")
+def rendered(shared: Path, snapshot: Path) -> Render:
+    """Return a function that gives the one shared render of (level, problem, ci): read it, never write to it."""
+
+    def get(level: int, problem: str = "classification", ci: str = "github") -> Path:
+        def make(folder: Path) -> None:
+            render(snapshot, folder, level=level, problem=problem, ci=ci)
+
+        return once(shared / f"level-{level}-{problem}-{ci}", make)
+
+    return get
+
+
+@pytest.fixture
+def project(tmp_path: Path, rendered: Render) -> Render:
+    """Return a function that gives a private copy of a render, a git repository with everything committed."""
+
+    def get(level: int, problem: str = "classification", ci: str = "github", name: str = "project") -> Path:
+        folder = tmp_path / name
+        shutil.copytree(rendered(level, problem, ci), folder)
+        commit(folder, "Start")
+        return folder
+
+    return get
+
+
+@pytest.fixture(scope="session")
+def environment(shared: Path, rendered: Render) -> Render:
+    """Return a function that gives a level's Python, with its dependencies but without the project (PYTHONPATH=src)."""
+
+    def get(level: int) -> Path:
+        def make(folder: Path) -> None:
+            source = rendered(level)
+            folder.mkdir()
+            shutil.copy2(source / "pyproject.toml", folder)
+            command = ["uv", "sync", "-q", "--no-install-project", "--python", sys.executable]
+            done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+            assert done.returncode == 0, done.stderr
+
+        folder = once(shared / f"environment-{level}", make) / ".venv"
+        return folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+
+    return get
+
+
+def reads(path: Path) -> str:
+    """Return the text of PATH with line endings as they are on disk."""
+    return path.read_bytes().decode("utf-8")
+
+
+def package_of(folder: Path) -> str:
+    """Return the name of the package in a rendered project."""
+    return re.sub(r".*^package_name: (\S+)$.*", r"\1", reads(folder / ".copier-answers.yml"), flags=re.S | re.M)
