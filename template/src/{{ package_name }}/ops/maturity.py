@@ -2,6 +2,7 @@
 
 python -m {package} maturity
 python -m {package} maturity --list
+python -m {package} maturity --questions    how ready the organisation is, from your answers in docs/readiness.toml
 """
 
 import argparse
@@ -17,14 +18,19 @@ from . import ProjectError, Refused
 
 CATALOGUE = Path("docs/levels/practices.toml")
 ANSWERS = Path(".copier-answers.yml")
+QUESTIONS = Path("docs/readiness.toml")
+WORTH = {"yes": 1.0, "partly": 0.5, "no": 0.0}
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--list", action="store_true", help="print the practices and their evidence, run nothing")
+    parser.add_argument("--questions", action="store_true", help=f"score the answers in {QUESTIONS}, run nothing")
     parser.add_argument("--json", action="store_true", help="print JSON for machines")
 
 
 def run(options: argparse.Namespace) -> None:
+    if options.questions:
+        return print_readiness(read_questions(), options.json)
     level, practices = read_level(), read_catalogue()
     mine = [practice for practice in practices if practice["level"] <= level]
     passed = {} if options.list else run_marked_tests()
@@ -102,3 +108,44 @@ def print_table(practices: list[dict[str, Any]], level: int, following: list[str
     if following:
         print(f"\nlevel {level + 1} adds {len(following)}:")
         print("\n".join(f"   {title}" for title in following))
+
+
+def read_questions() -> dict[str, dict[str, Any]]:
+    """Return the readiness questions by name, "section.name", each with its question, answer and weight."""
+    if not QUESTIONS.is_file():
+        raise ProjectError(f"no {QUESTIONS} here: level 1 brings it")
+    try:
+        sections = tomllib.loads(QUESTIONS.read_text(encoding="utf-8"))
+        questions = {f"{section}.{name}": dict(asked[name]) for section, asked in sections.items() for name in asked}
+    except (tomllib.TOMLDecodeError, TypeError, ValueError) as error:
+        raise ProjectError(f"{QUESTIONS} is not made of [section.name] tables: {error}") from error
+    for name, entry in questions.items():
+        given = {key: entry.get(key) for key in ("question", "answer", "weight")}
+        if not given["question"] or given["answer"] not in ("", *WORTH) or given["weight"] not in range(1, 6):
+            expected = 'a question, answer yes, partly, no or "", weight 1 to 5'
+            raise ProjectError(f"{QUESTIONS}: {name} has {json.dumps(given, default=str)}, must have {expected}")
+    return questions
+
+
+def print_readiness(questions: dict[str, dict[str, Any]], as_json: bool) -> None:
+    """Print the weighted share of yes, 0 to 100, of all answers and of each section, and which hold it down most."""
+    answers = {name: entry for name, entry in questions.items() if entry["answer"]}
+    loss = {name: entry["weight"] * (1 - WORTH[entry["answer"]]) for name, entry in answers.items()}
+    scores = {}
+    for section in ["", *dict.fromkeys(name.partition(".")[0] + "." for name in questions)]:
+        asked = [name for name in questions if name.startswith(section)]
+        answered = [name for name in asked if name in loss]
+        most = sum(answers[name]["weight"] for name in answered)
+        score = round(100 - 100 * sum(loss[name] for name in answered) / most) if most else None
+        scores[section.strip(".") or "all"] = {"score": score, "answered": len(answered), "questions": len(asked)}
+    raise_first = [name for name in sorted(loss, key=lambda name: -loss[name]) if loss[name]]
+    if as_json:
+        print(json.dumps({"readiness": scores, "raise_first": raise_first}, indent=2))
+        return
+    for section, result in scores.items():
+        score = "-" if result["score"] is None else f"{result['score']}"
+        print(f"{section:<10} {score:>3} of 100   {result['answered']} of {result['questions']} questions answered")
+    for name in raise_first[:3]:
+        print(f"raise first: {name} ({answers[name]['answer']}): {answers[name]['question']}")
+    if not loss:
+        print(f"answer the questions in {QUESTIONS}, then run this again")
