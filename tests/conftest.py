@@ -5,7 +5,6 @@
 """
 
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -15,6 +14,7 @@ from typing import Any
 
 import copier
 import pytest
+import yaml
 from filelock import FileLock
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -148,6 +148,11 @@ def reads(path: Path) -> str:
     return path.read_bytes().decode("utf-8")
 
 
+def answers_of(folder: Path) -> dict[str, Any]:
+    """Return the answers that a rendered project remembers."""
+    return yaml.safe_load(reads(folder / ".copier-answers.yml"))
+
+
 def package_of(folder: Path) -> str:
     """Return the name of the package in a rendered project."""
-    return re.sub(r".*^package_name: (\S+)$.*", r"\1", reads(folder / ".copier-answers.yml"), flags=re.S | re.M)
+    return answers_of(folder)["package_name"]
