@@ -16,11 +16,13 @@ import copier
 import pytest
 import yaml
 from filelock import FileLock
+from pathspec import GitIgnoreSpec
 
 ROOT = Path(__file__).resolve().parent.parent
 LEVELS = sorted(int(folder.name[0]) for folder in ROOT.glob("levels/[0-9]-*"))
 PROBLEMS = ["classification", "regression"]
 CIS = ["github", "none"]
+GROWS = {"pyproject.toml", ".copier-answers.yml"}  # the only files of a level whose text a later level changes
 RELEASE = "v1.0.0"  # the tag that the snapshot carries
 
 Render = Callable[..., Path]
@@ -61,6 +63,12 @@ def render(template: Path, folder: Path, **answers: Any) -> Path:
 def tracked(folder: Path) -> set[str]:
     """Return the paths of the files that git tracks in FOLDER, or would if they were added."""
     return set(git(folder, "ls-files", "-z", "--cached", "--others", "--exclude-standard").split("\0")) - {""}
+
+
+def files_in(folder: Path) -> set[str]:
+    """Return the paths of all files in FOLDER, relative to it, without those of git."""
+    names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()}
+    return {name for name in names if not name.startswith(".git/")}
 
 
 def once(folder: Path, make: Callable[[Path], Any]) -> Path:
@@ -146,6 +154,27 @@ def environment(shared: Path, rendered: Render) -> Render:
 def reads(path: Path) -> str:
     """Return the text of PATH with line endings as they are on disk."""
     return path.read_bytes().decode("utf-8")
+
+
+class Settings(yaml.SafeLoader):
+    """Reads copier.yml without following its `!include`."""
+
+
+Settings.add_constructor("!include", lambda loader, node: {})
+
+
+def settings() -> dict[str, Any]:
+    """Return copier.yml, its documents merged, without what levels/ adds to it."""
+    found: dict[str, Any] = {}
+    for document in yaml.load_all(reads(ROOT / "copier.yml"), Loader=Settings):
+        found |= document
+    return found
+
+
+def user_owned(folder: Path) -> set[str]:
+    """Return the files of a render that are the user's: written once, never touched again (`_skip_if_exists`)."""
+    patterns = GitIgnoreSpec.from_lines(f"/{pattern}" for pattern in settings()["_skip_if_exists"])
+    return set(patterns.match_files(files_in(folder)))
 
 
 def answers_of(folder: Path) -> dict[str, Any]:

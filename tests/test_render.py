@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 import nbformat
 import pytest
 import yaml
-from conftest import CIS, LEVELS, PROBLEMS, ROOT, Render, package_of, reads, tracked
+from conftest import CIS, LEVELS, PROBLEMS, ROOT, Render, files_in, package_of, reads, tracked
 
 BINARY = {".parquet", ".png", ".ico"}
 LEFTOVER = re.compile(r"\{\{-?\s*(project_name|package_name|level|problem|ci|_copier\w*|cookiecutter)\b|\{%|\{#")
@@ -106,6 +106,12 @@ def test_names_work_on_windows(folder: Path) -> None:
 def test_no_cloud_account_and_no_secret(folder: Path) -> None:
     found = [f"{path.relative_to(folder)}: {m[0]}" for path in text_files(folder) if (m := SECRETS.search(reads(path)))]
     assert not found
+
+
+def test_git_keeps_every_file(project: Render) -> None:
+    """None is ignored by the project's own .gitignore."""
+    folder = project(max(LEVELS))
+    assert tracked(folder) == files_in(folder)
 
 
 def test_ruff_finds_nothing_and_would_format_nothing(github_folder: Path) -> None:
