@@ -37,7 +37,7 @@ NUMBERS = [
 
 
 def build(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return the model's inputs, shape (n_rows, 14), index kept: CATEGORIES as text, NUMBERS as float64.
+    """Return the model's inputs, shape (n_rows, n_inputs), index kept: CATEGORIES as text, NUMBERS as float64.
 
     Uses only what is known before departure: never the target. A row's inputs depend on that row alone, so that
     one row served gives the same as the row in a batch.
@@ -47,8 +47,9 @@ def build(rows: pd.DataFrame) -> pd.DataFrame:
     for name in CATEGORIES:
         inputs[name] = rows[name].astype("object").where(rows[name].notna(), "missing").astype(str)
     inputs["hour"] = departure.dt.hour + departure.dt.minute / 60
-    inputs["weekday"] = departure.dt.weekday
-    for name in NUMBERS[2:-1]:
-        inputs[name] = pd.to_numeric(rows[name])
+    inputs["weekday"] = departure.dt.day_of_week
+    for name in NUMBERS:
+        if name in COLUMNS:  # taken as it is
+            inputs[name] = pd.to_numeric(rows[name])
     inputs["plane_age"] = departure.dt.year - pd.to_numeric(rows["plane_built"])
     return inputs.astype(dict.fromkeys(NUMBERS, "float64"))[CATEGORIES + NUMBERS]

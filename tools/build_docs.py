@@ -1,0 +1,253 @@
+"""What the documentation takes from the sources: the hook of `mkdocs build`, and the table of levels in README.md.
+
+    python tools/build_docs.py            write the table into README.md
+    python tools/build_docs.py --check    only compare
+
+A page asks for a part with a line `<!-- generated: NAME -->`; PARTS lists the names. The page of a level is made whole:
+the page that stands in the generated project, then its practices with their evidence.
+"""
+
+import ast
+import functools
+import re
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import jinja2
+import yaml
+
+ROOT = Path(__file__).resolve().parent.parent
+TEMPLATE = ROOT / "template"
+PACKAGE = TEMPLATE / "src/{{ package_name }}"
+EXAMPLE = {"project_name": "Flights", "package_name": "flights", "problem": "classification", "ci": "github"}
+README_TABLE = re.compile(r"(?<=<!-- levels -->\n).*?(?=<!-- /levels -->)", re.DOTALL)
+
+
+class Documents(yaml.SafeLoader):
+    """Reads copier.yml, whose `!include` stands for nothing that is shown here."""
+
+
+Documents.add_constructor("!include", lambda loader, node: None)
+
+
+@functools.cache
+def questions() -> dict[str, dict[str, Any]]:
+    """Return the questions of copier.yml by name, in the order in which they are asked."""
+    found = {}
+    for document in yaml.load_all((ROOT / "copier.yml").read_text(encoding="utf-8"), Documents):
+        for name, value in (document or {}).items():
+            if not name.startswith("_") and isinstance(value, dict) and "help" in value:
+                found[name] = value
+    return found
+
+
+@functools.cache
+def levels() -> list[dict[str, Any]]:
+    """Return all levels, planned ones too: number, name, gains, `exists`; and for one that exists its `folder`."""
+    offered = questions()["level"]["choices"].values()
+    listed = yaml.safe_load((ROOT / "levels/levels.yml").read_text(encoding="utf-8"))
+    return [
+        {**level, "number": number, "exists": number in offered, "folder": next(ROOT.glob(f"levels/{number}-*"), None)}
+        for number, level in enumerate(listed)
+    ]
+
+
+def existing() -> list[dict[str, Any]]:
+    return [level for level in levels() if level["exists"]]
+
+
+def added(level: dict[str, Any]) -> list[str]:
+    """Return the paths in a level's files.yml, such as `src/*/ops/serve.py`, without the leading slash."""
+    return re.findall(r"^ +/(\S+)$", (level["folder"] / "files.yml").read_text(encoding="utf-8"), re.MULTILINE)
+
+
+def commands(level: dict[str, Any]) -> dict[str, Path]:
+    """Return the modules that are commands, by the name that is typed, of those that a level adds."""
+    modules = [PACKAGE / path.removeprefix("src/*/") for path in added(level) if re.match(r"src/\*/ops/\w+\.py$", path)]
+    return {
+        module.stem.replace("_", "-"): module
+        for module in sorted(modules)
+        if "\ndef run(" in module.read_text(encoding="utf-8")
+    }
+
+
+def page_of(level: dict[str, Any]) -> str:
+    """Return the page of a level, as it stands in a project called flights, and its practices."""
+    source = next((TEMPLATE / "docs/levels").glob(f"{level['number']}-*.md.jinja"))
+    environment = jinja2.Environment(trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
+    text = environment.from_string(source.read_text(encoding="utf-8")).render(EXAMPLE, level=level["number"])
+    return f"{text.rstrip()}\n\n## Practices\n\n{practices_table(level)}"
+
+
+def practices_table(level: dict[str, Any]) -> str:
+    practices = yaml.safe_load((level["folder"] / "practices.yml").read_text(encoding="utf-8"))
+    rows = []
+    for practice in practices:
+        evidence = [f"`{test}`" for test in practice.get("tests", [])]
+        evidence += ["`{}`, “{}”".format(*page.split("#")) for page in practice.get("pages", [])]
+        evidence += [f"no `{path}`" for path in practice.get("absent", [])]
+        until = f" (until level {practice['ends_at']})" if "ends_at" in practice else ""
+        rows.append([f"`{practice['id']}`", practice["title"] + until, "; ".join(evidence)])
+    intro = (
+        f"The {len(rows)} practices of this level. In a project, `uv run python -m flights maturity` runs the tests named here,"
+        " looks the headings up and checks that what is named with “no” is not there yet.\n\n"
+    )
+    return intro + table(["practice", "what it says", "evidence in the project"], rows)
+
+
+def levels_table() -> str:
+    rows = []
+    for level in levels():
+        new = ", ".join(f"`{name}`" for name in commands(level)) if level["exists"] else "planned"
+        rows.append([f"**{level['number']} {level['name']}**", level["gains"], new])
+    there = [str(level["number"]) for level in levels() if level["exists"]]
+    planned = [str(level["number"]) for level in levels() if not level["exists"]]
+    state = f"There {'are levels' if there[1:] else 'is level'} {counted(there)}"
+    state += f"; {counted(planned)} {'are' if planned[1:] else 'is'} planned." if planned else "."
+    return f"{table(['level', 'what you gain', 'commands it adds'], rows)}\n{state}\n"
+
+
+def counted(words: list[str]) -> str:
+    """Return WORDS as a person lists them: `2, 3 and 4`."""
+    return " and ".join(part for part in (", ".join(words[:-1]), words[-1]) if part)
+
+
+def questions_table() -> str:
+    rows = []
+    for name, question in questions().items():
+        choices = "<br>".join(f"`{value}` {label}" for label, value in question.get("choices", {}).items())
+        default = str(question.get("default", ""))
+        shown = "made from `project_name`" if "{" in default else f"`{default}`"
+        rows.append([f"`{name}`", question["help"], choices or "text", shown])
+    return table(["question", "it asks", "answers", "default"], rows)
+
+
+def commands_reference() -> str:
+    parts = []
+    for level in existing():
+        for name, module in commands(level).items():
+            tree = ast.parse(module.read_text(encoding="utf-8"))
+            first, _, rest = str(ast.get_docstring(tree)).partition("\n")
+            rest = rest.strip().replace("{package}", "flights")
+            parts.append(f"## {name}\n\nLevel {level['number']}. {first}\n")
+            parts.append(f"```text\n{rest}\n```\n" if rest else "")
+            rows = [[f"`{' '.join(words)}`", help] for words, help in arguments(tree)]
+            parts.append(table(["argument", "what it is"], rows) if rows else "It takes no arguments.\n")
+    return "\n".join(part for part in parts if part)
+
+
+def arguments(tree: ast.Module) -> Iterator[tuple[list[str], str]]:
+    """Yield the names and the help of each `parser.add_argument(...)` in a module."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "add_argument":
+            words = [word.value for word in node.args if isinstance(word, ast.Constant)]
+            given = {keyword.arg: keyword.value for keyword in node.keywords}
+            shown = ast.unparse(given["help"]) if "help" in given else "''"
+            shown = re.sub(r"^f?(['\"])(.*)\1$", r"\2", shown, flags=re.DOTALL)
+            if "default" in given:
+                shown = shown.replace("%(default)s", f"`{ast.unparse(given['default'])}`")
+            yield words, shown
+
+
+def configuration_reference() -> str:
+    parts = []
+    for level in existing():
+        for path in added(level):
+            if path.startswith("conf/"):
+                text = next(TEMPLATE.glob(f"{path}*")).read_text(encoding="utf-8").rstrip()
+                parts.append(f"## {path}\n\nLevel {level['number']}.\n\n```yaml\n{text}\n```\n")
+    return "\n".join(parts) or "No level that exists has a configuration file yet.\n"
+
+
+def exit_codes_table() -> str:
+    tree = ast.parse((PACKAGE / "ops/__init__.py").read_text(encoding="utf-8"))
+    rows = [["0", "done"]]
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef):
+            code = next(
+                item.value
+                for item in node.body
+                if isinstance(item, ast.Assign) and ast.unparse(item.targets[0]) == "exit_code"
+            )
+            rows.append([ast.unparse(code), f"{ast.get_docstring(node)} (`{node.name}`)"])
+    return table(["code", "meaning"], rows)
+
+
+def user_owned_list() -> str:
+    """Return the files that are written once and never touched again, from copier.yml."""
+    for document in yaml.load_all((ROOT / "copier.yml").read_text(encoding="utf-8"), Documents):
+        if "_skip_if_exists" in (document or {}):
+            return "".join(f"- `{path}`\n" for path in document["_skip_if_exists"])
+    raise LookupError("copier.yml has no _skip_if_exists")
+
+
+def verified_table() -> str:
+    rows = []
+    for entry in yaml.safe_load((ROOT / "docs/verified.yml").read_text(encoding="utf-8")):
+        files = "<br>".join(f"`{pattern}`" for pattern in entry["files"])
+        tests = "<br>".join(f"`{test}`" for test in entry.get("tests", []))
+        rows.append([files, f"**{entry['how']}**", entry["what"], tests])
+    return table(["files", "how", "what that means", "where"], rows)
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    """Return a Markdown table; a bar in a cell is escaped."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines)
+
+
+PARTS: dict[str, Callable[[], str]] = {
+    "levels": levels_table,
+    "questions": questions_table,
+    "commands": commands_reference,
+    "configuration": configuration_reference,
+    "exit-codes": exit_codes_table,
+    "user-owned": user_owned_list,
+    "verified": verified_table,
+}
+
+
+# the hook that mkdocs.yml names
+
+
+def on_config(config: Any) -> None:
+    """Put the pages of the levels into the navigation, where it says `Levels`."""
+    for entry in config["nav"]:
+        if "Levels" in entry:
+            entry["Levels"] = [{f"{level['number']} {level['name']}": address(level)} for level in existing()]
+
+
+def on_files(files: Any, config: Any) -> None:
+    from mkdocs.structure.files import File
+
+    for level in existing():
+        files.append(File.generated(config, address(level), content=page_of(level)))
+    files.append(File.generated(config, "changes.md", content=(ROOT / "CHANGELOG.md").read_text(encoding="utf-8")))
+
+
+def on_page_markdown(markdown: str, **_: Any) -> str:
+    return re.sub(r"<!-- generated: ([\w-]+) -->", lambda found: PARTS[found[1]](), markdown)
+
+
+def address(level: dict[str, Any]) -> str:
+    return str(PurePosixPath("levels") / f"{level['folder'].name}.md")
+
+
+def main() -> int:
+    readme = ROOT / "README.md"
+    text = readme.read_text(encoding="utf-8")
+    built = README_TABLE.sub(lambda _: f"\n{levels_table()}\n", text)
+    if "--check" in sys.argv[1:]:
+        if text != built:
+            print("the table of levels in README.md is stale: run `nox -s generate`", file=sys.stderr)
+            return 1
+        return 0
+    readme.write_text(built, encoding="utf-8")
+    print("wrote the table of levels in README.md")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
