@@ -102,17 +102,17 @@ def test_level_takes_nothing_away_and_changes_nothing_else(level: int, problem: 
 
 
 @pytest.mark.parametrize(("level", "problem", "ci"), CLIMBS)
-def test_pyproject_grows_by_one_group_between_two_stable_lines(
+def test_pyproject_grows_by_the_groups_of_the_level_between_two_stable_lines(
     level: int, problem: str, ci: str, rendered: Render
 ) -> None:
     below, here = (reads(rendered(n, problem, ci) / "pyproject.toml").splitlines() for n in (level - 1, level))
     at = next(number for number, (old, new) in enumerate(zip(below, here, strict=False)) if old != new)
     added = here[at : at + len(here) - len(below)]
     assert below == here[:at] + here[at + len(added) :], "more than one place changed"
-    assert here.index("# levels: one group a level, added by `copier update`") < at
+    assert here.index(next(line for line in below if line.startswith("# levels: added by `copier update`"))) < at
     assert at + len(added) == here.index("# levels: end; groups of your own go below")
-    assert list(tomllib.loads("\n".join(added))) == [f"level-{level}"]
-    assert all(re.fullmatch(r' +"[^"]+",|level-\d = \[|\]', line) for line in added), "one entry a line"
+    assert set(tomllib.loads("\n".join(added))) <= {f"level-{level}", f"level-{level}-tools"}
+    assert all(re.fullmatch(r' +"[^"]+",|level-\d(-tools)? = \[|\]', line) for line in added), "one entry a line"
 
 
 def test_every_template_file_belongs_to_one_level(rendered: Render) -> None:
