@@ -54,9 +54,9 @@ def commit(folder: Path, message: str = "Edit") -> None:
     git(folder, "commit", "-q", "--allow-empty", "-m", message)
 
 
-def render(template: Path, folder: Path, **answers: Any) -> Path:
-    """Render TEMPLATE's latest release to FOLDER with the default answers, but for ANSWERS, as `copier copy` does."""
-    copier.run_copy(str(template), folder, data=answers, defaults=True, quiet=True)
+def render(template: Path, folder: Path, vcs_ref: str | None = None, **answers: Any) -> Path:
+    """Render TEMPLATE's latest release, or VCS_REF, to FOLDER with the default answers but for ANSWERS."""
+    copier.run_copy(str(template), folder, data=answers, defaults=True, quiet=True, vcs_ref=vcs_ref)
     return folder
 
 
