@@ -1,0 +1,70 @@
+"""Answer predictions over HTTP with a handed-over model; conf/serving.yml says how.
+
+python -m {package} serve
+python -m {package} serve --model models/model.skops --port 8080
+curl -H 'Content-Type: application/json' -d @row.json http://127.0.0.1:8000/predict
+
+http://127.0.0.1:8000/docs describes the routes, the columns and an example row.
+"""
+
+import argparse
+import asyncio
+import os
+import signal
+from types import FrameType
+
+from . import ProjectError
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", default="models/model.skops", help="model URI, a file (default: %(default)s)")
+    parser.add_argument("--host", help="address to bind (default: conf/serving.yml)")
+    parser.add_argument("--port", type=int, help="port, 0 takes a free one (default: conf/serving.yml)")
+
+
+def run(options: argparse.Namespace) -> None:
+    # One thread a prediction: a request is too small to share, and threads that wait for each other made it 12 times
+    # slower. It counts only when set before numpy is imported, hence the imports here.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    import uvicorn
+
+    from .service.app import Service, Serving, make_app
+    from .service.servable import resolve
+    from .settings import read
+
+    settings = read("serving", Serving)
+    service = Service(resolve(options.model), settings)
+    config = uvicorn.Config(
+        make_app(service),
+        host=options.host or settings.host,
+        port=settings.port if options.port is None else options.port,
+        timeout_graceful_shutdown=settings.grace_s,
+        access_log=False,  # /metrics counts; a line a request costs more than the rest of the server
+        server_header=False,
+        log_level="warning",
+    )
+
+    class Server(uvicorn.Server):
+        async def startup(self, sockets: list | None = None) -> None:
+            await super().startup(sockets)
+            self.loop = asyncio.get_running_loop()
+            host, port = self.servers[0].sockets[0].getsockname()[:2]
+            address = f"[{host}]" if ":" in host else host
+            print(
+                f"serving {options.model} version {service.main.servable.version} on http://{address}:{port}",
+                flush=True,
+            )
+
+        def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+            """Answer on for drain_s, then finish what is in flight and exit 0; a second Ctrl-C does not wait."""
+            if service.draining and sig == signal.SIGINT:
+                self.should_exit = self.force_exit = True
+            service.draining = True
+            self.loop.call_soon_threadsafe(self.loop.call_later, settings.drain_s, setattr, self, "should_exit", True)
+
+    try:
+        Server(config).run()
+    except SystemExit as error:
+        raise ProjectError(
+            f"the service did not start on {config.host}:{config.port}: the line above says why"
+        ) from error

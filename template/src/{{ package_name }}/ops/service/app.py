@@ -1,0 +1,266 @@
+"""The HTTP side: routes, limits, metrics, request ids and what an error looks like."""
+
+import contextlib
+import logging
+import re
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from typing import Any
+
+import prometheus_client as prometheus
+from fastapi import FastAPI, Request, Response
+from pydantic_core import to_json
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from ..settings import Settings
+from . import found
+from .contract import Row, Unanswerable
+from .servable import Servable
+
+REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")  # a caller's own id is kept when it is harmless in a log
+BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)  # seconds
+LOG = logging.getLogger("uvicorn.error")
+
+
+class Serving(Settings, frozen=True):
+    """conf/serving.yml"""
+
+    host: str
+    port: int
+    max_body_bytes: int
+    max_rows: int
+    drain_s: float
+    grace_s: int
+
+
+class Endpoint:
+    """One model, answering at PREFIX/predict and PREFIX/model."""
+
+    def __init__(self, servable: Servable, prefix: str = "") -> None:
+        self.servable, self.prefix = servable, prefix
+
+
+class Service:
+    """What the parts of the app share; the package's docstring says what a later level does with it."""
+
+    def __init__(self, servable: Servable, settings: Serving) -> None:
+        self.settings = settings
+        self.main = Endpoint(servable)
+        self.endpoints: list[Endpoint] = []
+        self.lifespans: list[Callable[[], contextlib.AbstractAsyncContextManager[None]]] = []
+        self.answered: list[Callable[[Request, list[Row], dict[str, Any]], None]] = []
+        prometheus.disable_created_metrics()  # a time stamp beside every count, which nothing here reads
+        self.draining = False  # told to stop: still answering, no longer asking for requests
+        self.registry = registry = prometheus.CollectorRegistry()
+        labels = ["route", "status"]
+        self.requests = prometheus.Counter("http_requests", "Requests answered.", labels, registry=registry)
+        self.latency = prometheus.Histogram(
+            "http_request_duration_seconds", "Time to answer.", labels, buckets=BUCKETS, registry=registry
+        )
+        self.in_flight = prometheus.Gauge("http_requests_in_flight", "Requests being answered.", registry=registry)
+        self.rows = prometheus.Counter("predicted_rows", "Rows predicted.", ["model_version"], registry=registry)
+        prometheus.ProcessCollector(registry=registry)
+
+
+class App(FastAPI):
+    service: Service
+
+    def openapi(self) -> dict[str, Any]:
+        """Return the OpenAPI document, with the columns of the models that answer at this moment."""
+        self.openapi_schema = None
+        document = super().openapi()
+        schemas = document.setdefault("components", {}).setdefault("schemas", {})
+        for endpoint in self.service.endpoints:
+            servable, name = endpoint.servable, "_".join(["Row", *endpoint.prefix.split("/")[1:]])
+            schemas[name] = servable.contract.json_schema() | {"example": servable.example}
+            document["paths"][f"{endpoint.prefix}/predict"]["post"] |= describe_predict(servable, name)
+        return document
+
+
+def make_app(service: Service) -> ASGIApp:
+    """Return the service as an ASGI app: level 1's routes and whatever later levels add."""
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        async with contextlib.AsyncExitStack() as stack:
+            for start in service.lifespans:
+                await stack.enter_async_context(start())
+            yield
+
+    # no redoc, no redirects: one page, one address a route
+    app = App(title="Predictions", lifespan=lifespan, redoc_url=None, redirect_slashes=False)
+    app.service = service
+
+    @app.get("/health")
+    async def health() -> dict[str, str]:
+        """Answer as long as the process does: restart it when this fails."""
+        return {"status": "alive"}
+
+    @app.get("/ready", responses={503: {"description": "Stopping: send requests elsewhere."}})
+    async def ready(response: Response) -> dict[str, str]:
+        """Say whether to send requests here."""
+        response.status_code = 503 if service.draining else 200
+        return {"status": "stopping" if service.draining else "ready", "model_version": service.main.servable.version}
+
+    @app.get("/metrics", response_class=Response)
+    async def metrics() -> Response:
+        """Return request counts and latencies in Prometheus' text format."""
+        return Response(prometheus.generate_latest(service.registry), media_type=prometheus.CONTENT_TYPE_PLAIN_0_0_4)
+
+    @app.exception_handler(Unanswerable)
+    async def unanswerable(request: Request, error: Unanswerable) -> Response:
+        return explain(request.scope, error.status, error.error, error.problems)
+
+    @app.exception_handler(HTTPException)
+    async def refused(request: Request, error: HTTPException) -> Response:
+        return explain(request.scope, error.status_code, error.detail, headers=error.headers)
+
+    @app.exception_handler(ClientDisconnect)
+    async def gone(request: Request, _: ClientDisconnect) -> Response:
+        return explain(request.scope, 400, "the body ended early")
+
+    @app.exception_handler(Exception)
+    async def failed(request: Request, error: Exception) -> Response:
+        scope = request.scope
+        LOG.error("request %s: %s %s failed", scope["request_id"], scope["method"], scope["path"], exc_info=error)
+        return explain(
+            request.scope, 500, "the service failed on this request; its log says why, under this request id"
+        )
+
+    add_endpoint(app, service, service.main)
+    for module in found("def extend("):
+        module.extend(app, service)
+    return Observed(app, service)
+
+
+def add_endpoint(app: FastAPI, service: Service, endpoint: Endpoint) -> None:
+    """Serve ENDPOINT's model at its prefix."""
+    service.endpoints.append(endpoint)
+
+    @app.post(f"{endpoint.prefix}/predict")
+    async def predict(request: Request) -> Response:
+        """Predict one row (an object) or many (a list of objects)."""
+        servable = endpoint.servable  # once: it may be swapped while this request is answered
+        given = request.headers.get("content-type", "none")
+        if given.partition(";")[0].strip().lower() != "application/json":
+            raise Unanswerable(415, f"the content type is {given[:60]}, must be application/json")
+        rows = servable.contract.parse(await request.body())
+        if len(rows) > service.settings.max_rows:
+            most = service.settings.max_rows
+            raise Unanswerable(422, f"{len(rows):,} rows in one request, at most {most:,} are answered: send several")
+        answer = await servable.answer(rows)
+        answer["request_id"] = request.scope["request_id"]
+        service.rows.labels(answer["model_version"]).inc(len(rows))
+        for tell in service.answered:
+            tell(request, rows, answer)
+        request.scope["model_version"] = answer["model_version"]
+        return Response(to_json(answer), media_type="application/json")
+
+    @app.get(f"{endpoint.prefix}/model")
+    async def model() -> dict[str, Any]:
+        """Tell which model answers: version, contract, metrics from the hand-off note, library versions."""
+        return endpoint.servable.describe()
+
+
+class Observed:
+    """Around the whole app: a request id, the model's version, counts and latency, and the limit of a body's size."""
+
+    def __init__(self, app: ASGIApp, service: Service) -> None:
+        self.app, self.service = app, service
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        service, started, status = self.service, time.perf_counter(), 500
+        headers = dict(scope["headers"])
+        given = headers.get(b"x-request-id", b"")
+        scope["request_id"] = given.decode() if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        scope["model_version"] = service.main.servable.version
+
+        async def send_marked(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                marks = [(b"x-request-id", scope["request_id"].encode())]
+                marks += [(b"x-model-version", scope["model_version"].encode())]
+                marks += [(b"connection", b"close")] if service.draining else []
+                message["headers"] = [*message["headers"], *marks]
+            await send(message)
+
+        service.in_flight.inc()
+        length, most = int(headers.get(b"content-length", -1)), service.settings.max_body_bytes
+        with contextlib.suppress(Exception):  # logged and answered 500 by then
+            if length > most:
+                error = f"the body has {length:,} bytes, at most {most:,} are read"
+                await explain(scope, 413, error)(scope, receive, send_marked)
+            else:
+                await self.app(scope, receive if length >= 0 else counted(receive, most), send_marked)
+        service.in_flight.dec()
+        labels = getattr(scope.get("route"), "path", "none"), str(status)  # an unknown path must not become a label
+        service.requests.labels(*labels).inc()
+        service.latency.labels(*labels).observe(time.perf_counter() - started)
+
+
+def counted(receive: Receive, most: int) -> Receive:
+    """Return RECEIVE that raises 413 once a body without a content-length grows past MOST bytes."""
+    size = 0
+
+    async def receive_counted() -> Message:
+        nonlocal size
+        message = await receive()
+        size += len(message.get("body", b""))
+        if size > most:
+            raise Unanswerable(413, f"the body has more than the {most:,} bytes that are read")
+        return message
+
+    return receive_counted
+
+
+def explain(
+    scope: Scope,
+    status: int,
+    error: str,
+    problems: Iterable[dict[str, Any]] = (),
+    headers: Mapping[str, str] | None = None,
+) -> Response:
+    """Return an error's response: one line for people, each wrong cell for programs, and the request id."""
+    body = {"error": error, "request_id": scope["request_id"]} | ({"problems": problems} if problems else {})
+    return Response(to_json(body), status, headers, media_type="application/json")
+
+
+def describe_predict(servable: Servable, schema: str) -> dict[str, Any]:
+    """Return what the OpenAPI document says about predicting with SERVABLE, rows of SCHEMA in, and about each error."""
+    row = {"$ref": f"#/components/schemas/{schema}"}
+    rows = {"title": "Rows", "type": "array", "items": row, "minItems": 1}
+    text = {"type": "string"}
+    answer = {
+        "output": {"const": servable.output},
+        "predictions": {"type": "array", "items": {"type": "number"}},
+        "model_version": text,
+        "request_id": text,
+    }
+    cell = {"row": {"type": "integer"}, "column": {"type": ["string", "null"]}, "problem": text}
+    error = {"error": text, "request_id": text, "problems": {"type": "array", "items": {"properties": cell}}}
+    errors = {
+        "400": "The body is not JSON.",
+        "413": "The body is too large.",
+        "415": "The body is not declared as JSON.",
+        "422": "A column is missing, unknown or wrong; the answer names each.",
+    }
+    return {
+        "requestBody": {"required": True} | content({"oneOf": [row, rows], "example": servable.example}),
+        "responses": {"200": {"description": "One prediction a row, in order."} | content(closed(answer))}
+        | {status: {"description": why} | content(closed(error, "problems")) for status, why in errors.items()},
+    }
+
+
+def content(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"content": {"application/json": {"schema": schema}}}
+
+
+def closed(properties: dict[str, Any], *optional: str) -> dict[str, Any]:
+    required = [name for name in properties if name not in optional]
+    return {"type": "object", "properties": properties, "required": required}

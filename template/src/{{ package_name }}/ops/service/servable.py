@@ -1,0 +1,126 @@
+"""A model that can answer, and how a model URI becomes one."""
+
+import asyncio
+import hashlib
+import json
+import math
+import re
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ... import features, model
+from .. import ProjectError, Refused
+from ..handoff import LIBRARIES, read_note
+from ..score import load
+from . import found
+from .contract import Contract, Row, Unanswerable
+
+Waiting = tuple[list[Row], "asyncio.Future[list[float]]"]
+MAX_BATCH = 1_000  # rows predicted together; more would make a small request wait for a large one
+
+
+class Servable:
+    """A fitted model with its hand-off note and version, checked and warm."""
+
+    def __init__(self, fitted: Any, note: dict[str, Any], version: str) -> None:
+        """Raises ProjectError when the note is incomplete, Refused when its example is not reproduced."""
+        self.fitted, self.note, self.version = fitted, note, version
+        self._waiting: list[Waiting] = []
+        self._worker: asyncio.Task[None] | None = None
+        try:
+            self.contract = Contract(note["columns"])
+            self.output, self.example, expected = note["output"], note["example"]["row"], note["example"]["prediction"]
+        except KeyError as key:
+            raise ProjectError(f"the hand-off note has no {key}: hand the model over again") from None
+        given = float(self.compute([self.example_row()])[0])
+        if not math.isclose(given, expected, rel_tol=1e-6, abs_tol=1e-9):
+            raise Refused(f"the note's example gives {given}, the note says {expected}: {self.differences()}")
+
+    def compute(self, rows: list[Row]) -> np.ndarray:
+        """Return the predictions for parsed ROWS, shape (n_rows,); raises ValueError when one is no number."""
+        predicted = model.predict(self.fitted, features.build(self.contract.table(rows)))
+        if not np.isfinite(predicted).all():
+            raise ValueError(
+                f"version {self.version} predicts NaN or infinity for {rows[int(np.argmin(np.isfinite(predicted)))]}"
+            )
+        return predicted
+
+    async def predict(self, rows: list[Row]) -> list[float]:
+        """Return the predictions for ROWS, made off the event loop and together with those that wait meanwhile.
+
+        Most of the time a prediction takes is the same for one row and for a hundred.
+        """
+        answer: asyncio.Future[list[float]] = asyncio.get_running_loop().create_future()
+        self._waiting.append((rows, answer))
+        if self._worker is None:
+            self._worker = asyncio.create_task(self._work())
+        return await answer
+
+    async def answer(self, rows: list[Row]) -> dict[str, Any]:
+        """Return the body of the response to ROWS, but for the request id."""
+        return {"output": self.output, "predictions": await self.predict(rows), "model_version": self.version}
+
+    def describe(self) -> dict[str, Any]:
+        """Return what /model says: version, contract, metrics and the libraries then and now."""
+        told = {key: value for key, value in self.note.items() if key != "contact"}  # a person, not for every caller
+        return {"version": self.version, **told, "running": running()}
+
+    def example_row(self) -> Row:
+        """Return the note's example as a request would bring it."""
+        try:
+            return self.contract.parse(json.dumps(self.example).encode())[0]
+        except Unanswerable as error:
+            raise ProjectError(f"the note's example breaks its own contract: {error}") from None
+
+    def differences(self) -> str:
+        then, now = self.note.get("libraries", {}), running()
+        changed = [f"{name} {then[name]} then, {now[name]} now" for name in then if then[name] != now.get(name)]
+        return "; ".join(changed) or "features.py or model.py changed since; hand the model over again"
+
+    async def _work(self) -> None:
+        while self._waiting:
+            batch, n_rows = [self._waiting.pop(0)], 0
+            while self._waiting and (n_rows := n_rows + len(batch[-1][0])) + len(self._waiting[0][0]) <= MAX_BATCH:
+                batch.append(self._waiting.pop(0))
+            await self._settle(batch)
+        self._worker = None
+
+    async def _settle(self, batch: list[Waiting]) -> None:
+        together = [row for rows, _ in batch for row in rows]
+        predicted: np.ndarray | BaseException
+        [predicted] = await asyncio.gather(asyncio.to_thread(self.compute, together), return_exceptions=True)
+        if not isinstance(predicted, BaseException):
+            values = iter(predicted.tolist())
+            for rows, answer in batch:
+                answer.set_result([next(values) for _ in rows])
+        elif len(batch) == 1:
+            batch[0][1].set_exception(predicted)
+        else:
+            for one in batch:  # the rows of one request must not fail the others
+                await self._settle([one])
+
+
+def resolve(uri: str) -> Servable:
+    """Return the model that URI names: a file, or whatever a module with that SCHEME opens."""
+    scheme = re.match(r"([a-z][a-z0-9+]+):", uri)  # two letters or more: C:\model.skops is a file
+    if not scheme:
+        return open_file(Path(uri))
+    for module in found(f'SCHEME = "{scheme[1]}"'):
+        return module.resolve(uri)
+    raise ProjectError(f"--model is {uri}: nothing here opens {scheme[1]}: models, give a file")
+
+
+def open_file(file: Path) -> Servable:
+    """Return the model in FILE, whose note must be about this very file; its version is the start of its sha256."""
+    fitted, note = load(file), read_note(file)
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    if digest != note.get("sha256"):
+        raise Refused(f"{file} is not the file that the note beside it describes (sha256 differs): hand it over again")
+    return Servable(fitted, note, digest[:12])
+
+
+def running() -> dict[str, str]:
+    return {name: version(name) for name in LIBRARIES}
