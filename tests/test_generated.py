@@ -1,0 +1,93 @@
+"""Every generated project's own suite: it passes in an environment of its own, and notices what it is there to notice."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from conftest import LEVELS, PROBLEMS, ROOT, Render, commit, once, package_of, reads, render
+
+FAULTS = [
+    pytest.param(level, fault, id=f"{level}: {fault['name']}")
+    for level in LEVELS
+    for file in ROOT.glob(f"levels/{level}-*/faults.yml")
+    for fault in yaml.safe_load(reads(file))
+]
+
+
+@pytest.fixture(scope="session")
+def installed(shared: Path, rendered: Render) -> Render:
+    """Return a function that gives the one shared project of (level, problem) after `uv sync`; never write to it."""
+
+    def get(level: int, problem: str = "classification") -> Path:
+        def make(folder: Path) -> None:
+            shutil.copytree(rendered(level, problem), folder)
+            commit(folder, "Start")
+            run(folder, "uv", "sync", "-q", "--python", sys.executable)
+
+        return once(shared / f"installed-{level}-{problem}", make)
+
+    return get
+
+
+def run(folder: Path, *words: str | Path, **variables: str) -> str:
+    """Return what WORDS print in FOLDER; fails the test with it when they do not exit 0."""
+    done = attempt(folder, *words, **variables)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def attempt(folder: Path, *words: str | Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    environ = os.environ | {"OMP_NUM_THREADS": "1"} | variables  # threads of parallel tests would wait for each other
+    return subprocess.run(words, cwd=folder, env=environ, capture_output=True, text=True, encoding="utf-8", check=False)
+
+
+def python_of(folder: Path) -> Path:
+    return folder / (".venv/Scripts/python.exe" if os.name == "nt" else ".venv/bin/python")
+
+
+@pytest.mark.parametrize("problem", PROBLEMS)
+@pytest.mark.parametrize("level", LEVELS)
+def test_its_own_suite_passes_in_its_own_fresh_environment(level: int, problem: str, installed: Render) -> None:
+    said = run(installed(level, problem), "uv", "run", "-q", "pytest", "-q", "-p", "no:cacheprovider")
+    assert " passed" in said
+    assert "skipped" not in said
+    if level == 0:
+        assert "1 passed" in said  # the one honest check of this level
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_running_the_suite_leaves_nothing_to_commit_but_the_lock(level: int, installed: Render) -> None:
+    folder = installed(level)
+    assert run(folder, "git", "status", "--porcelain").split() in ([], ["??", "uv.lock"])
+
+
+def test_a_project_with_quotes_and_umlauts_in_its_name_passes_its_suite(
+    snapshot: Path, installed: Render, tmp_path: Path
+) -> None:
+    name, level = 'Müllers "Züge" & Anna\'s <Bahn>: 100 %', LEVELS[-1]
+    folder = render(snapshot, tmp_path / "Anna's Züge", project_name=name, level=level)
+    assert package_of(folder) == "muellers_zuege_anna_s_bahn_100"
+    commit(folder, "Start")
+    run(folder, python_of(installed(level)), "-m", "pytest", "-q", PYTHONPATH=str(folder / "src"))
+
+
+@pytest.mark.parametrize(("level", "fault"), FAULTS)
+def test_a_fault_makes_its_suite_fail(level: int, fault: dict[str, Any], installed: Render, tmp_path: Path) -> None:
+    source = installed(level, fault.get("problem", "classification"))
+    folder = shutil.copytree(source, tmp_path / "faulty", ignore=shutil.ignore_patterns(".venv"))
+    (file,) = folder.glob(fault["file"])
+    text = reads(file)
+    for right, wrong in {fault["replace"]: fault["with"], **fault.get("also", {})}.items():
+        assert text.count(right) == 1, f"{fault['file']} has {right!r} {text.count(right)} times: mend faults.yml"
+        text = text.replace(right, wrong)
+    file.write_text(text, encoding="utf-8")
+    done = attempt(
+        folder, python_of(source), "-m", "pytest", "-q", "-x", *fault["tests"], PYTHONPATH=str(folder / "src")
+    )
+    assert done.returncode == 1, done.stdout + done.stderr  # 1: tests failed; others: they did not even run
+    assert "1 failed" in done.stdout, done.stdout
