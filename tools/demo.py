@@ -1,0 +1,123 @@
+"""Render the highest level into a folder, run its main job on real flights, and say what to look at.
+
+    python tools/demo.py FOLDER [LEVEL]
+
+FOLDER is made afresh each time. A step whose command the level does not have is left out.
+"""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import copier
+
+ROOT = Path(__file__).resolve().parent.parent
+LEVELS = sorted(int(folder.name[0]) for folder in ROOT.glob("levels/[0-9]-*"))
+NOTEBOOK = "jupyter execute --inplace notebooks/experiment.ipynb"
+RUN = "python -m flights"
+
+# (command of the project that it needs, command that makes it needless, title, what is typed)
+STEPS = [
+    ("score", "ingest", "Copy the data by hand", "cp -r data/sample data/raw"),
+    ("ingest", "", "Gather the data", f"uv run {RUN} ingest"),
+    ("score", "train", "Train in the notebook, hand over one model file", f"uv run {NOTEBOOK}"),
+    ("check-handoff", "train", "Check what was handed over", f"uv run {RUN} check-handoff models/model.skops"),
+    ("score", "", "Score a month", f"uv run {RUN} score data/raw/flights-2013-12.parquet --output scored.csv"),
+]
+LOOK_AT = {
+    "models/HANDOFF.md": "what goes into the model, what comes out, how good it is",
+    "scored.csv": "December with a prediction for each flight",
+    "notebooks/experiment.ipynb": "the data and the model in plots",
+    "docs/levels": "each file of the project explained, a page a level",
+}
+
+
+def main() -> int:
+    folder = Path(sys.argv[1]).resolve()
+    level = int(sys.argv[2]) if len(sys.argv) > 2 else LEVELS[-1]
+    began = time.monotonic()
+    make_project(folder, level)
+    os.chdir(folder)
+    os.environ.pop("VIRTUAL_ENV", None)
+    told = subprocess.run(["uv", "run", "--quiet", *RUN.split(), "--help"], capture_output=True, text=True, check=True)
+    commands = set(re.findall(r"^  ([a-z-]+) ", told.stdout, re.MULTILINE))
+    for needed, needless, title, typed in STEPS:
+        if needed in commands and needless not in commands:
+            step(title, typed)
+            subprocess.run(typed.split(), check=True)
+    if "serve" in commands:
+        ask_the_service()
+    step("Show the practices of this level with their evidence", f"uv run {RUN} maturity")
+    subprocess.run(["uv", "run", *RUN.split(), "maturity"], check=True)
+    close(folder, level, time.monotonic() - began)
+    return 0
+
+
+def make_project(folder: Path, level: int) -> None:
+    step(f"Make a project at level {level}", f"copier copy --data level={level} {ROOT} {folder}")
+    if folder.exists() and any(folder.iterdir()) and not (folder / ".copier-answers.yml").is_file():
+        sys.exit(f"{folder} is there and holds no project: it is left alone, name another folder")
+    shutil.rmtree(folder, ignore_errors=True)
+    answers = {"project_name": "Flights", "level": level}
+    with warnings.catch_warnings(action="ignore"):  # that uncommitted edits of the template come too, as they should
+        copier.run_copy(str(ROOT), folder, data=answers, defaults=True, quiet=True, vcs_ref="HEAD")
+    for words in (["init", "--quiet"], ["add", "--all"], [*WHO, "commit", "--quiet", "--message", "Start"]):
+        subprocess.run(["git", *words], cwd=folder, check=True)
+
+
+WHO = ["-c", "user.name=Demo", "-c", "user.email=demo@example.org"]  # whoever has not told git yet
+
+
+def ask_the_service() -> None:
+    """Start the service, ask it for the prediction of the hand-off example, and stop it."""
+    step("Serve the model and ask for a prediction", f"uv run {RUN} serve")
+    with serving() as address:
+        model = json.load(urllib.request.urlopen(f"{address}/model", timeout=10))
+        body = json.dumps(model["example"]["row"]).encode()
+        request = urllib.request.Request(f"{address}/predict", body, {"Content-Type": "application/json"})
+        print(f"POST {address}/predict {body.decode()}")
+        print(urllib.request.urlopen(request, timeout=10).read().decode())
+
+
+@contextmanager
+def serving() -> Iterator[str]:
+    """Run the service on a free port, give its address once it answers, and end it as Kubernetes would."""
+    command = ["uv", "run", "--quiet", *RUN.split(), "serve", "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        try:
+            for line in server.stdout or ():
+                print(line, end="")
+                if found := re.search(r"http://\S+", line):
+                    yield found[0]
+                    break
+            else:
+                sys.exit("the service did not start")
+        finally:
+            server.send_signal(signal.SIGTERM)
+            server.wait(timeout=60)
+
+
+def close(folder: Path, level: int, seconds: float) -> None:
+    print(f"\n== Done: level {level} in {seconds:.0f} s. Look at\n")
+    there = {name: why for name, why in LOOK_AT.items() if (folder / name).exists()}
+    for name, why in there.items():
+        print(f"   {folder / name!s:<{len(str(folder)) + 30}}{why}")
+    print(f"\n   cd {folder} && uv run {RUN}    # all commands; README.md says how to go on")
+
+
+def step(title: str, typed: str) -> None:
+    print(f"\n== {title}\n   $ {typed}\n", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
