@@ -1,0 +1,356 @@
+"""Every workflow of every level: run with act for each event it declares, turned red by a fault, and read as YAML."""
+
+import os
+import re
+import socket
+import subprocess
+import time
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import act
+import pytest
+import yaml
+from conftest import LEVELS, ROOT, Render, commit, git, package_of, reads
+
+QUICK = {"PYTEST_ADDOPTS": "--no-cov -k 'test_readiness or test_broken'"}  # the wiring is shown here, not all tests
+WITH_CI = [level for level in LEVELS if level >= 1]
+WORKFLOWS = sorted(path.stem for path in (ROOT / "template/.github/workflows").glob("*.yml"))
+TAG = {"ref": "refs/tags/v0.1.0"}
+
+# What a job may do beyond reading the repository.
+ALLOWED = {("release", "publish"): {"contents": "write"}}
+# How a line of a workflow may begin: with a session that a person can type, or with GitHub's own release command.
+LINES = ("uv run nox -s ", "gh release create ")
+
+
+def nothing(folder: Path) -> None:
+    pass
+
+
+def break_a_test(folder: Path) -> None:
+    (folder / "tests/test_broken.py").write_text("def test_broken() -> None:\n    raise AssertionError\n")
+
+
+class Case(NamedTuple):
+    """One run: what the workflow is given and what becomes of its jobs; a job that is not named must not run."""
+
+    workflow: str
+    event: str
+    green: set[str]
+    red: frozenset[str] = frozenset()
+    says: str = ""  # part of what a red run prints
+    prepare: Callable[[Path], None] = nothing  # edits the project before the run
+    payload: dict[str, Any] | None = None
+
+
+CHECKS = {"check (lint)", "check (types)", "check (tests)"}
+CASES = [
+    Case("ci", "push", {*CHECKS, "build"}),
+    Case("ci", "pull_request", {*CHECKS, "build"}),
+    Case("ci", "push", CHECKS - {"check (tests)"}, frozenset({"check (tests)"}), "test_broken", break_a_test),
+    Case("release", "push", {"build", "publish"}, payload=TAG),
+    Case("release", "push", set(), frozenset({"build"}), "the tag is v9.9.9", payload={"ref": "refs/tags/v9.9.9"}),
+    Case("release", "push", set(), frozenset({"build"}), "test_broken", break_a_test, TAG),
+]
+
+
+def level_of(workflow: str) -> int:
+    """Return the level at which a workflow appears."""
+    (level,) = [
+        n for n in LEVELS if f"/workflows/{workflow}.yml\n" in reads(next(ROOT.glob(f"levels/{n}-*/files.yml")))
+    ]
+    return level
+
+
+def runs() -> list[Any]:
+    """Each case at the level where its workflow appears, and CI's everyday run at the highest level too."""
+    at = [(level_of(case.workflow), case) for case in CASES]
+    at += [(LEVELS[-1], CASES[0])] * (LEVELS[-1] > level_of("ci"))
+    return [pytest.param(level, case, id=f"{level}-{case.workflow}-{case.event}-{case.says}") for level, case in at]
+
+
+def run(project: Path, case: Case, store: Path, **more: dict[str, str]) -> dict[str, str]:
+    case.prepare(project)
+    done = subprocess.run(["uv", "lock", "--quiet"], cwd=project, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    commit(project)
+    return act.run(project, case.workflow, case.event, store, case.payload, env=QUICK, **more)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("level", "case"), runs())
+def test_workflow_runs_the_jobs_it_should_and_no_other(level: int, case: Case, project: Render, tmp_path: Path) -> None:
+    results = run(project(level), case, tmp_path / "store")
+    wanted = dict.fromkeys(case.green, "success") | dict.fromkeys(case.red, "failure")
+    assert results == wanted, act.said(tmp_path / "store")
+    assert case.says in act.said(tmp_path / "store")
+
+
+@pytest.mark.parametrize("workflow", WORKFLOWS)
+def test_every_event_of_a_workflow_is_run_and_a_fault_turns_it_red(workflow: str) -> None:
+    document = yaml.safe_load(reads(ROOT / f"template/.github/workflows/{workflow}.yml"))
+    mine = [case for case in CASES if case.workflow == workflow]
+    assert {case.event for case in mine if not case.red} == set(act.triggers(document))
+    assert any(case.red for case in mine), "no case turns it red"
+    assert all(case.says for case in mine if case.red), "red for which reason?"
+
+
+@pytest.mark.slow
+def test_release_publishes_on_github_and_where_there_is_one_on_the_feed(project: Render, tmp_path: Path) -> None:
+    folder, store = project(1), tmp_path / "store"
+    (tmp_path / "index").mkdir()
+    port = free_port()
+    words = [
+        act.tool("pypi-server"),
+        "run",
+        "-i",
+        "127.0.0.1",
+        "-p",
+        str(port),
+        "-a",
+        ".",
+        "-P",
+        ".",
+        tmp_path / "index",
+    ]
+    index = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        wait_for(f"http://127.0.0.1:{port}/")
+        feed = {"PACKAGE_FEED_URL": f"http://127.0.0.1:{port}/"}
+        case = Case("release", "push", set(), payload=TAG)
+        results = run(folder, case, store, var=feed, secret={"PACKAGE_FEED_TOKEN": "a-secret-token"})
+    finally:
+        index.terminate()
+        index.wait(timeout=10)
+    assert results == dict.fromkeys(["build", "publish", "feed"], "success"), act.said(store)
+    package = package_of(folder)
+    released = [f"{package}-0.1.0-py3-none-any.whl", f"{package}-0.1.0.tar.gz"]
+    assert sorted(path.name for path in (tmp_path / "index").iterdir()) == released
+    asked = reads(store / "gh.txt").splitlines()
+    assert asked[:3] == ["release", "create", "v0.1.0"]
+    assert {f"dist/{name}" for name in ["CHANGELOG.md", "requirements.txt", *released]} <= set(asked)
+    assert "a-secret-token" not in reads(store / "log.txt")
+
+
+@pytest.mark.parametrize("level", WITH_CI)
+def test_every_workflow_keeps_the_rules(level: int, rendered: Render) -> None:
+    for path in sorted(rendered(level).glob(".github/workflows/*.yml")):
+        assert not faults(path.stem, reads(path))
+    for path in sorted(rendered(level).glob(".github/actions/*/action.yml")):
+        assert not faults_of_pins(reads(path))
+
+
+def test_an_action_has_one_pin_everywhere(rendered: Render) -> None:
+    files = rendered(LEVELS[-1]).glob(".github/**/*.yml")
+    found = {pin for path in files for pin in act.pins(reads(path)) if not pin[0].startswith("./")}
+    names = [name.partition("@")[0] for name, _ in found]
+    assert len(names) == len(set(names)), found
+
+
+def test_branches_and_tags_that_start_a_workflow() -> None:
+    """act passes over these filters, so they are read."""
+    on = {
+        name: act.triggers(yaml.safe_load(reads(ROOT / f"template/.github/workflows/{name}.yml"))) for name in WORKFLOWS
+    }
+    assert on["ci"] == {"push": {"branches": ["main"]}, "pull_request": None}
+    assert on["release"] == {"push": {"tags": ["v*"]}}
+
+
+GOOD = reads(ROOT / "template/.github/workflows/release.yml")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "fault"),
+    [
+        ("# What: ", "# ", "two lines"),
+        ("permissions:\n  contents: read\n", "", "permissions"),
+        ("permissions:\n  contents: read\n", "permissions: write-all\n", "permissions"),
+        ("contents: write", "packages: write", "permissions"),
+        ("concurrency:\n  group: release", "env:\n  group: release", "concurrency"),
+        ("    timeout-minutes: 30\n", "", "timeout"),
+        ("actions/checkout@3d3c42e5aac5ba805825da76410c181273ba90b1 # v7.0.1", "actions/checkout@v7", "pinned"),
+        ("273ba90b1 # v7.0.1", "273ba90b1", "pinned"),
+        ("uv run nox -s publish", "twine upload dist/*", "twine"),
+        ('"$GITHUB_REF_NAME" dist/*', "${{ github.ref_name }} dist/*", "injected"),
+        ("    environment: package-feed", "    env: {A: b}", "secret"),
+    ],
+)
+def test_a_spoiled_workflow_is_noticed(old: str, new: str, fault: str) -> None:
+    assert not faults("release", GOOD)
+    assert old in GOOD
+    assert any(fault in each for each in faults("release", GOOD.replace(old, new)))
+
+
+def faults(workflow: str, text: str) -> list[str]:
+    """Return what is wrong with a workflow, in words."""
+    document = yaml.safe_load(text)
+    found = faults_of_pins(text)
+    if not re.match(r"# What: .*\n# When: .*\nname: ", text):
+        found.append("it does not begin with two lines of comment, What and When")
+    if document.get("permissions") != {"contents": "read"}:
+        found.append("permissions are not {contents: read}")
+    if not {"group", "cancel-in-progress"} <= set(document.get("concurrency", {})):
+        found.append("concurrency does not say what happens to a run under way")
+    for name, job in document["jobs"].items():
+        if job.get("permissions", {}) != ALLOWED.get((workflow, name), {}):
+            found.append(f"{name} has the permissions {job.get('permissions')}")
+        if not job.get("timeout-minutes"):
+            found.append(f"{name} has no timeout")
+        if "secrets." in str(job) and not job.get("environment"):
+            found.append(f"{name} takes a secret that no environment guards")
+        for line in "\n".join(step.get("run", "") for step in job.get("steps", [])).splitlines():
+            if line and not line.startswith(LINES):
+                found.append(f"{line}: make it a nox session, so that a person can type it")
+            if re.search(r"\$\{\{ (?!matrix\.)", line):
+                found.append(f"{line}: text from outside is injected into a shell, hand it over in env")
+    return found
+
+
+def faults_of_pins(text: str) -> list[str]:
+    return [
+        f"{name} is not pinned to a commit with its version beside it"
+        for name, comment in act.pins(text)
+        if not name.startswith("./") and not (re.search(r"@[0-9a-f]{40}$", name) and re.match(r" # v\d", comment))
+    ]
+
+
+# `$/` in place of `./` for an action of the same repository, which zizmor 1.32 proposes, act and actionlint cannot read.
+ZIZMOR = "rules: {self-repository: {disable: true}}\n"
+TOOLS = {
+    "zizmor": (["zizmor", "--offline", "--quiet", "--no-progress", "--config", "zizmor.yml"], "workflows/*.yml"),
+    "actionlint": (["actionlint"], "workflows/*.yml"),
+    "workflows": (["check-jsonschema", "--builtin-schema", "vendor.github-workflows"], "workflows/*.yml"),
+    "actions": (["check-jsonschema", "--builtin-schema", "vendor.github-actions"], "actions/*/action.yml"),
+    "issue forms": (["check-jsonschema", "--builtin-schema", "vendor.github-issue-forms"], "ISSUE_TEMPLATE/*.yml"),
+    "dependabot": (["check-jsonschema", "--builtin-schema", "vendor.dependabot"], "dependabot.yml"),
+}
+
+
+@pytest.mark.parametrize("name", TOOLS)
+@pytest.mark.parametrize("level", WITH_CI)
+def test_linters_of_github_files_find_nothing(level: int, name: str, project: Render) -> None:
+    done = lint(project(level), name)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "old", "new"),
+    [
+        (
+            "zizmor",
+            "workflows/release.yml",
+            "273ba90b1 # v7.0.1",
+            "273ba90b1 # v1.0.0\n      - run: echo ${{ github.ref_name }}",
+        ),
+        ("actionlint", "workflows/ci.yml", "matrix.session", "matrix.sesion"),
+        ("workflows", "workflows/ci.yml", "runs-on:", "run-on:"),
+        ("actions", "actions/setup/action.yml", "      shell: bash\n", ""),
+        ("issue forms", "ISSUE_TEMPLATE/build.yml", "type: textarea", "type: area"),
+        ("dependabot", "dependabot.yml", "interval: monthly", "interval: at times"),
+    ],
+)
+def test_linters_of_github_files_find_a_fault(name: str, file: str, old: str, new: str, project: Render) -> None:
+    folder = project(1)
+    path = folder / ".github" / file
+    assert old in reads(path)
+    path.write_text(reads(path).replace(old, new), encoding="utf-8")
+    assert lint(folder, name).returncode != 0
+
+
+def lint(folder: Path, name: str) -> subprocess.CompletedProcess[str]:
+    (program, *words), pattern = TOOLS[name]
+    (folder / "zizmor.yml").write_text(ZIZMOR, encoding="utf-8")
+    files = sorted(folder.glob(f".github/{pattern}"))
+    return subprocess.run([act.tool(program), *words, *files], cwd=folder, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("level", WITH_CI)
+def test_without_ci_nothing_of_github_is_there_and_the_rest_is_the_same(level: int, rendered: Render) -> None:
+    bare, whole = rendered(level, ci="none"), rendered(level)
+    names = {path.relative_to(bare).as_posix() for path in bare.rglob("*") if path.is_file()}
+    assert not any(name.startswith(".github") for name in names)
+    others = {path.relative_to(whole).as_posix() for path in whole.rglob("*") if path.is_file()}
+    assert {name for name in others if not name.startswith(".github/")} == names
+
+
+def here(folder: Path, python: Path) -> dict[str, str]:
+    """Return the variables with which `uv run` takes PYTHON's environment as it is, and the package from FOLDER."""
+    shared = {"UV_NO_SYNC": "1", "UV_PROJECT_ENVIRONMENT": str(python.parent.parent)}
+    return {**os.environ, **shared, "PYTHONPATH": str(folder / "src"), **QUICK}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ci", ["github", "none"])
+@pytest.mark.parametrize("level", WITH_CI)
+def test_hooks_are_green_on_a_fresh_project(level: int, ci: str, project: Render, environment: Render) -> None:
+    folder, python = project(level, ci=ci), environment(level)
+    words = [python, "-m", "nox", "-s", "lint", "types"]
+    done = subprocess.run(words, cwd=folder, env=here(folder, python), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_a_push_with_a_failing_test_is_refused(project: Render, environment: Render, tmp_path: Path) -> None:
+    folder, python = project(1, ci="none"), environment(1)
+    git(tmp_path, "init", "-q", "--bare", "remote")
+    git(folder, "remote", "add", "origin", str(tmp_path / "remote"))
+    subprocess.run([python, "-m", "pre_commit", "install"], cwd=folder, check=True, capture_output=True)
+
+    def push() -> subprocess.CompletedProcess[str]:
+        words = ["git", "push", "origin", "main"]
+        return subprocess.run(words, cwd=folder, env=here(folder, python), capture_output=True, text=True, check=False)
+
+    assert push().returncode == 0
+    good = git(tmp_path / "remote", "rev-parse", "main")
+    break_a_test(folder)
+    git(folder, "add", "--all")
+    git(folder, "commit", "-q", "--no-verify", "-m", "Break a test")
+    refused = push()
+    assert refused.returncode == 1
+    assert "test_broken" in refused.stdout + refused.stderr
+    assert git(tmp_path / "remote", "rev-parse", "main") == good
+
+
+@pytest.mark.parametrize("level", LEVELS[1:])
+def test_sessions_and_commands_of_a_level_are_there_on_the_next(
+    level: int, rendered: Render, environment: Render
+) -> None:
+    assert verbs(rendered(level - 1), environment(level)) <= verbs(rendered(level), environment(level))
+
+
+def test_sessions_of_your_own_are_found(project: Render, environment: Render) -> None:
+    folder = project(1)
+    (folder / "nox_mine.py").write_text("import nox\n\n\n@nox.session\ndef mine(session):\n    pass\n")
+    assert "mine" in verbs(folder, environment(1))
+
+
+def verbs(folder: Path, python: Path) -> set[str]:
+    """Return the names of the nox sessions, if any, and of the package's commands."""
+    calls = [(folder, ["nox", "-l"]), (folder / "src", [package_of(folder), "--help"])]
+    sessions, commands = (
+        subprocess.run([python, "-m", *words], cwd=at, capture_output=True, text=True, check=False).stdout
+        for at, words in calls
+    )
+    assert "maturity" in commands
+    return set(re.findall(r"^[*-] (\S+)", sessions, re.MULTILINE)) | set(
+        re.findall(r"^  ([a-z-]+)  ", commands, re.MULTILINE)
+    )
+
+
+def free_port() -> int:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        return server.getsockname()[1]
+
+
+def wait_for(url: str) -> None:
+    for _ in range(100):
+        try:
+            urllib.request.urlopen(url, timeout=1).close()
+            return
+        except OSError:
+            time.sleep(0.1)
+    raise AssertionError(f"nothing answers at {url}")
