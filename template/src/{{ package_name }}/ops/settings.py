@@ -1,7 +1,10 @@
 """Read conf/*.yml strictly: a key that does not exist, or a value of the wrong type, is an error that names it."""
 
+import os
+import re
 from pathlib import Path
 from typing import TypeVar
+from urllib.parse import quote
 
 import pydantic
 import yaml
@@ -31,3 +34,25 @@ def read(name: str, shape: type[S]) -> S:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))
         raise ProjectError(f"{file}: {key}: {first['msg'].lower()} (given: {first['input']!r})") from error
+
+
+NAMED = re.compile(r"\$\{(\w+)\}")  # a secret's place in a URL: its value stands in the environment, never in a file
+
+
+def expand(text: str) -> str:
+    """Return TEXT with each ${NAME} replaced from the environment, percent-encoded when it is a part of a URL."""
+    absent = [name for name in NAMED.findall(text) if name not in os.environ]
+    if absent:
+        raise ProjectError(f"{text} needs the environment variable {', '.join(absent)}: set it and run this again")
+    in_url = "://" in text
+    return NAMED.sub(lambda found: quote(os.environ[found[1]], safe="") if in_url else os.environ[found[1]], text)
+
+
+def hide(message: str, text: str) -> str:
+    """Return MESSAGE without the values of TEXT's ${NAME}: for what a library says about a URL it was given."""
+    for name in NAMED.findall(text):
+        value = os.environ.get(name, "")
+        passwords = re.findall(r"://[^/@:]*:([^/@]+)@", value)  # when the whole URL is one variable
+        for secret in filter(None, (value, quote(value, safe=""), *passwords)):
+            message = message.replace(secret, f"${{{name}}}")
+    return message

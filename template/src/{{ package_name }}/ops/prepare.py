@@ -1,0 +1,41 @@
+"""Build the model's inputs from all gathered rows, one parquet file a month, in the data store's prepared/.
+
+python -m {package} prepare
+
+Each file holds the key, the time, the inputs of features.build and the target. Run it again after `ingest` or after
+an edit of data.py or features.py: it writes what differs and takes away months that are gone.
+"""
+
+import argparse
+import json
+import sys
+
+from .. import data, features
+from . import store
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print JSON for machines")
+
+
+def run(options: argparse.Namespace) -> None:
+    conf = store.read()
+    with store.locked(conf.home / ".lock"):
+        rows = data.read(conf.raw)
+        inputs = features.build(rows[features.COLUMNS])
+        prepared = rows[[name for name in (data.KEY, data.TIME, data.TARGET) if name not in inputs]].join(inputs)
+        conf.prepared.mkdir(parents=True, exist_ok=True)
+        stale, written = set(conf.prepared.glob("*.parquet")), []
+        for month, part in prepared.groupby(rows[data.TIME].dt.strftime("%Y-%m")):
+            file = conf.prepared / f"{month}.parquet"
+            stale.discard(file)
+            if store.replaced(file, part.to_parquet(index=False)):
+                written.append(file.name)
+                print(f"{file.name}: {len(part):,} rows", file=sys.stderr)
+        for file in stale:
+            file.unlink()
+    if options.json:
+        print(json.dumps({"store": str(conf.prepared), "rows": len(prepared), "written": written}))
+    else:
+        shape = f"{len(prepared):,} rows, {inputs.shape[1]} inputs"
+        print(f"prepared {shape}, in {conf.prepared}; {len(written)} files new or changed")
