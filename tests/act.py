@@ -19,7 +19,11 @@ import yaml
 RUNNER = "ubuntu-latest"
 
 # What stands in for an action: the artifacts are real files in STORE, so that a job gets what another made.
-UPLOAD = 'mkdir -p "$STORE/$NAME" && cp -r $FILES/. "$STORE/$NAME" && test -n "$(ls -A "$STORE/$NAME")"'
+UPLOAD = """
+mkdir -p "$STORE/$NAME"
+set -- $FILES
+if [ $# = 1 ]; then cp -r "$1/." "$STORE/$NAME"; else cp -r "$@" "$STORE/$NAME"; fi
+"""
 DOWNLOAD = 'mkdir -p "$FILES" && cp -r "$STORE/$NAME/." "$FILES"'
 STANDINS = {"actions/upload-artifact": UPLOAD, "actions/download-artifact": DOWNLOAD}
 GH = '#!/bin/sh\nprintf "%s\\n" "$@" >> "$STORE/gh.txt"\n'  # writes down what it is asked to do
