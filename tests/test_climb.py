@@ -120,6 +120,27 @@ def test_project_in_a_subfolder_of_a_repository_climbs(rendered: Render, tmp_pat
     assert contents(folder) == contents(rendered(LEVELS[-1]))
 
 
+def test_project_of_a_template_without_a_release_climbs(snapshot: Path, rendered: Render, tmp_path: Path) -> None:
+    template = Path(shutil.copytree(snapshot, tmp_path / "template"))
+    git(template, "tag", "--delete", RELEASE)
+    folder = render(template, tmp_path / "project", level=LEVELS[0])
+    commit(folder)
+    climb(folder, LEVELS[-1])
+    answers = {".copier-answers.yml": b""}
+    assert contents(folder) | answers == contents(rendered(LEVELS[-1])) | answers
+
+
+def test_update_ends_with_the_next_commands(project: Render, capfd: pytest.CaptureFixture[str]) -> None:
+    with contextlib.chdir(project(LEVELS[0])):
+        CopierApp.run(CLIMB.format(level=LEVELS[-1]).split(), exit=False)
+    said = capfd.readouterr().err.partition(f"is at level {LEVELS[-1]}. Next:")[2]
+    assert re.findall(r"^  (git diff --check|git add|uv run python -m flight_delays maturity)", said, re.MULTILINE) == [
+        "git diff --check",
+        "git add",
+        "uv run python -m flight_delays maturity",
+    ]
+
+
 def test_the_documented_command_is_the_tested_one(rendered: Render) -> None:
     for level in LEVELS[:-1]:
         (page,) = (rendered(level) / "docs/levels").glob(f"{level}-*.md")
