@@ -38,6 +38,8 @@ def run(options: argparse.Namespace) -> None:
         make_app(service),
         host=options.host or settings.host,
         port=settings.port if options.port is None else options.port,
+        ssl_certfile=settings.tls_certificate,
+        ssl_keyfile=settings.tls_key,
         timeout_graceful_shutdown=settings.grace_s,
         access_log=False,  # /metrics counts; a line a request costs more than the rest of the server
         server_header=False,
@@ -49,11 +51,9 @@ def run(options: argparse.Namespace) -> None:
             await super().startup(sockets)
             self.loop = asyncio.get_running_loop()
             host, port = self.servers[0].sockets[0].getsockname()[:2]
-            address = f"[{host}]" if ":" in host else host
-            print(
-                f"serving {options.model} version {service.main.servable.version} on http://{address}:{port}",
-                flush=True,
-            )
+            scheme, address = "https" if config.ssl else "http", f"[{host}]" if ":" in host else host
+            version = service.main.servable.version
+            print(f"serving {options.model} version {version} on {scheme}://{address}:{port}", flush=True)
 
         def handle_exit(self, sig: int, frame: FrameType | None) -> None:
             """Answer on for drain_s, then finish what is in flight and exit 0; a second Ctrl-C does not wait."""

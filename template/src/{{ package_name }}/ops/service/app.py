@@ -10,6 +10,7 @@ from typing import Any
 
 import prometheus_client as prometheus
 from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
 from pydantic_core import to_json
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
@@ -34,6 +35,8 @@ class Serving(Settings, frozen=True):
     max_rows: int
     drain_s: float
     grace_s: int
+    tls_certificate: str | None
+    tls_key: str | None
 
 
 class Endpoint:
@@ -113,6 +116,11 @@ def make_app(service: Service) -> ASGIApp:
     @app.exception_handler(Unanswerable)
     async def unanswerable(request: Request, error: Unanswerable) -> Response:
         return explain(request.scope, error.status, error.error, error.problems)
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(request: Request, error: RequestValidationError) -> Response:
+        lines = [f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()]
+        return explain(request.scope, 422, "; ".join(lines))
 
     @app.exception_handler(HTTPException)
     async def refused(request: Request, error: HTTPException) -> Response:

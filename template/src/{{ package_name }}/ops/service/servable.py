@@ -5,7 +5,7 @@ import hashlib
 import json
 import math
 import re
-from importlib.metadata import version
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -42,10 +42,8 @@ class Servable:
     def compute(self, rows: list[Row]) -> np.ndarray:
         """Return the predictions for parsed ROWS, shape (n_rows,); raises ValueError when one is no number."""
         predicted = model.predict(self.fitted, features.build(self.contract.table(rows)))
-        if not np.isfinite(predicted).all():
-            raise ValueError(
-                f"version {self.version} predicts NaN or infinity for {rows[int(np.argmin(np.isfinite(predicted)))]}"
-            )
+        if not (finite := np.isfinite(predicted)).all():
+            raise ValueError(f"version {self.version} has no finite prediction for {rows[int(finite.argmin())]}")
         return predicted
 
     async def predict(self, rows: list[Row]) -> list[float]:
@@ -82,8 +80,9 @@ class Servable:
 
     async def _work(self) -> None:
         while self._waiting:
-            batch, n_rows = [self._waiting.pop(0)], 0
-            while self._waiting and (n_rows := n_rows + len(batch[-1][0])) + len(self._waiting[0][0]) <= MAX_BATCH:
+            batch = [self._waiting.pop(0)]
+            n_rows = len(batch[0][0])
+            while self._waiting and (n_rows := n_rows + len(self._waiting[0][0])) <= MAX_BATCH:
                 batch.append(self._waiting.pop(0))
             await self._settle(batch)
         self._worker = None
@@ -95,12 +94,14 @@ class Servable:
         if not isinstance(predicted, BaseException):
             values = iter(predicted.tolist())
             for rows, answer in batch:
-                answer.set_result([next(values) for _ in rows])
-        elif len(batch) == 1:
-            batch[0][1].set_exception(predicted)
-        else:
-            for one in batch:  # the rows of one request must not fail the others
+                part = [next(values) for _ in rows]
+                if not answer.done():  # whoever asked may have given up
+                    answer.set_result(part)
+        elif len(batch) > 1:  # the rows of one request must not fail the others
+            for one in batch:
                 await self._settle([one])
+        elif not batch[0][1].done():
+            batch[0][1].set_exception(predicted)
 
 
 def resolve(uri: str) -> Servable:
@@ -123,4 +124,4 @@ def open_file(file: Path) -> Servable:
 
 
 def running() -> dict[str, str]:
-    return {name: version(name) for name in LIBRARIES}
+    return {name: metadata.version(name) for name in LIBRARIES}
