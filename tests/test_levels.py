@@ -25,7 +25,6 @@ from conftest import (
 )
 from pathspec import GitIgnoreSpec
 
-BEING_BUILT = [pytest.param(level, marks=pytest.mark.xfail(reason="being built")) for level in LEVELS[1:]]
 FOLDERS = {int(folder.name[0]): folder for folder in sorted(ROOT.glob("levels/[0-9]-*"))}
 CLIMBS = [(level, problem, ci) for level in LEVELS[1:] for problem in PROBLEMS for ci in CIS]
 
@@ -122,7 +121,7 @@ def test_every_template_file_belongs_to_one_level(rendered: Render) -> None:
     assert len(source) == len(every), "a file of template/ is never rendered"
 
 
-@pytest.mark.parametrize("level", [0, *BEING_BUILT])
+@pytest.mark.parametrize("level", LEVELS)
 def test_page_of_the_level_explains_every_file_and_whose_it_is(level: int, rendered: Render) -> None:
     folder = rendered(level)
     every = files_in(folder)
@@ -138,7 +137,7 @@ def test_page_of_the_level_explains_every_file_and_whose_it_is(level: int, rende
     assert not wrong, "the page and _skip_if_exists in copier.yml differ"
 
 
-@pytest.mark.parametrize("level", [0, *BEING_BUILT])
+@pytest.mark.parametrize("level", LEVELS)
 def test_practices_are_those_of_the_catalogue(level: int) -> None:
     with (ROOT / "tests/catalogue.csv").open(newline="") as file:
         wanted = {row["id"]: row for row in csv.DictReader(file) if row["level"] == str(level)}
