@@ -90,4 +90,3 @@ def test_a_fault_makes_its_suite_fail(level: int, fault: dict[str, Any], install
         folder, python_of(source), "-m", "pytest", "-q", "-x", *fault["tests"], PYTHONPATH=str(folder / "src")
     )
     assert done.returncode == 1, done.stdout + done.stderr  # 1: tests failed; others: they did not even run
-    assert "1 failed" in done.stdout, done.stdout
