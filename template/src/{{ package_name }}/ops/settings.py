@@ -32,8 +32,8 @@ def read(name: str, shape: type[S]) -> S:
         raise ProjectError(f"{file} is not YAML: {' '.join(str(error).split())}") from error
     except pydantic.ValidationError as error:
         first = error.errors()[0]
-        key = ".".join(map(str, first["loc"]))
-        raise ProjectError(f"{file}: {key}: {first['msg'].lower()} (given: {first['input']!r})") from error
+        key, message = ".".join(map(str, first["loc"])), first["msg"][0].lower() + first["msg"][1:]
+        raise ProjectError(f"{file}: {key}: {message} (given: {first['input']!r})") from error
 
 
 NAMED = re.compile(r"\$\{(\w+)\}")  # a secret's place in a URL: its value stands in the environment, never in a file

@@ -5,6 +5,7 @@ import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import date
 from decimal import Decimal
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol, TypeVar
@@ -240,6 +241,8 @@ def as_array(values: tuple[Any, ...], field: pa.Field) -> pa.Array:
         values = tuple(float(value) if isinstance(value, Decimal) else value for value in values)
     elif pa.types.is_string(field.type):
         values = tuple(value if value is None else str(value) for value in values)
+    elif pa.types.is_timestamp(field.type):
+        values = tuple(pd.Timestamp(value) if type(value) is date else value for value in values)
     try:
         return pa.array(values, field.type)
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:

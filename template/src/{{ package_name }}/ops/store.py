@@ -17,7 +17,7 @@ from . import ProjectError, settings
 
 class Source(settings.Settings, frozen=True):
     url: str
-    table: str | None
+    table: str | None = None
 
 
 class Store(settings.Settings, frozen=True):
