@@ -14,10 +14,8 @@ from pathlib import Path
 
 import pytest
 from conftest import (
-    CIS,
     GROWS,
     LEVELS,
-    PROBLEMS,
     RELEASE,
     ROOT,
     Render,
@@ -36,7 +34,7 @@ CLIMB = "copier update --vcs-ref=:current: --skip-answered --data level={level}"
 UPDATE = "copier update --skip-answered"
 PAIRS = [(low, high) for low in LEVELS for high in LEVELS if low < high]
 EVERY_CLIMB = [(*pair, "classification", "github") for pair in PAIRS]
-EVERY_CLIMB += [(low, low + 1, problem, ci) for low in LEVELS[:-1] for problem in PROBLEMS for ci in CIS]
+EVERY_CLIMB += [(low, low + 1, "regression", "none") for low in LEVELS[:-1]]
 MARKER = re.compile(r"^(<{7}|>{7}|={7}$)", re.MULTILINE)
 NEXT_RELEASE = "v1.1.0"
 
@@ -91,7 +89,7 @@ def lost_lines(before: str, after: str) -> list[str]:
 # Nothing edited
 
 
-@pytest.mark.parametrize(("low", "high", "problem", "ci"), sorted(set(EVERY_CLIMB)), ids=str)
+@pytest.mark.parametrize(("low", "high", "problem", "ci"), EVERY_CLIMB, ids=str)
 def test_climb_equals_a_fresh_render(
     low: int, high: int, problem: str, ci: str, project: Render, rendered: Render
 ) -> None:

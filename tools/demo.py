@@ -1,10 +1,11 @@
 """Render the highest level into a folder, run its main job on real flights, and say what to look at.
 
-    python tools/demo.py FOLDER [LEVEL]
+    python tools/demo.py FOLDER [--level N] [--list]
 
 FOLDER is made afresh each time. A step whose command the level does not have is left out.
 """
 
+import argparse
 import json
 import os
 import re
@@ -43,8 +44,12 @@ LOOK_AT = {
 
 
 def main() -> int:
-    folder = Path(sys.argv[1]).resolve()
-    level = int(sys.argv[2]) if len(sys.argv) > 2 else LEVELS[-1]
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--level", type=int, choices=LEVELS, default=LEVELS[-1], help="default: %(default)s")
+    parser.add_argument("--list", action="store_true", help="list the practices, do not run their tests (minutes)")
+    options = parser.parse_args()
+    folder, level = options.folder.resolve(), options.level
     began = time.monotonic()
     make_project(folder, level)
     os.chdir(folder)
@@ -57,8 +62,9 @@ def main() -> int:
             subprocess.run(typed.split(), check=True)
     if "serve" in commands:
         ask_the_service()
-    step("Show the practices of this level with their evidence", f"uv run {RUN} maturity")
-    subprocess.run(["uv", "run", *RUN.split(), "maturity"], check=True)
+    practices = "maturity --list" if options.list else "maturity"
+    step("Show the practices of this level with their evidence", f"uv run {RUN} {practices}")
+    subprocess.run(["uv", "run", *RUN.split(), *practices.split()], check=True)
     close(folder, level, time.monotonic() - began)
     return 0
 
