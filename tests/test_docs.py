@@ -1,0 +1,245 @@
+"""The documentation says what is true: it builds, its commands exist, its links lead somewhere, its tutorial runs."""
+
+import ast
+import functools
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from fnmatch import fnmatch
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import CIS, LEVELS, ROOT, Render, files_in, git, package_of, reads
+
+HIGHEST = LEVELS[-1]
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+FENCE = re.compile(r"^( *)```(\w*)[^\n]*\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
+SPAN = re.compile(r"`([^`\n]+)`")
+LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")
+HELPS = """
+import contextlib, io, json
+from {package}.__main__ import commands, main
+helps = {{}}
+for name in commands():
+    with contextlib.redirect_stdout(io.StringIO()) as text, contextlib.suppress(SystemExit):
+        main([name, "--help"])
+    helps[name] = text.getvalue()
+print(json.dumps(helps))
+"""
+
+
+@pytest.fixture(scope="session")
+def helps(rendered: Render, environment: Render) -> Callable[[int], dict[str, str]]:
+    """Return a function that gives, for a level, what each command answers to --help."""
+
+    @functools.cache
+    def get(level: int) -> dict[str, str]:
+        folder = rendered(level)
+        done = subprocess.run(
+            [environment(level), "-c", HELPS.format(package=package_of(folder))],
+            env={**os.environ, "PYTHONPATH": "src", "PYTHONDONTWRITEBYTECODE": "1"},
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    return get
+
+
+def code(text: str) -> Iterator[str]:
+    """Yield each line of the code blocks and each code span of a page, comments cut off."""
+    for _, _, block in FENCE.findall(text):
+        yield from (re.split(r"\s#\s", line)[0] for line in block.splitlines())
+    yield from SPAN.findall(FENCE.sub("", text))
+
+
+def unknown_commands(text: str, package: str, helps: dict[str, str], sessions: set[str]) -> list[str]:
+    """Return the commands, options and nox sessions that a page names and that do not exist."""
+    wrong = []
+    for line in code(text):
+        for name, rest in re.findall(rf"python -m (?:{package}|<package>) ([a-z][\w-]*)([^|;&]*)", line):
+            if name not in helps:
+                wrong.append(f"{name}: {line}")
+            else:
+                wrong += [f"{o}: {line}" for o in re.findall(r"--[a-z][\w-]*", rest) if o not in helps[name]]
+        wrong += [
+            f"{name}: {line}" for name in re.findall(r"nox (?:-s|-e) ([a-z][\w-]*)", line) if name not in sessions
+        ]
+    return wrong
+
+
+def sessions(noxfile: Path) -> set[str]:
+    """Return the names of the sessions in a noxfile."""
+    if not noxfile.is_file():
+        return set()
+    found = set()
+    for node in ast.parse(reads(noxfile)).body:
+        if isinstance(node, ast.FunctionDef) and "session" in (
+            written := " ".join(map(ast.unparse, node.decorator_list))
+        ):
+            named = re.search(r"name='([^']+)'", written)
+            found.add(named[1] if named else node.name)
+    return found
+
+
+def build(source: Path, site: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", site],
+        cwd=source,
+        env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("site")
+    done = build(ROOT, folder)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def test_site_builds_with_a_page_for_each_level(site: Path) -> None:
+    for level in ROOT.glob("levels/[0-9]-*"):
+        page = reads(site / f"levels/{level.name}.html")
+        practices = yaml.safe_load(reads(level / "practices.yml"))
+        assert [practice["id"] for practice in practices if practice["id"] not in page] == []
+
+
+def test_site_does_not_build_with_a_broken_link(tmp_path: Path, snapshot: Path) -> None:
+    copy = shutil.copytree(snapshot, tmp_path / "copy", ignore=shutil.ignore_patterns(".git", "*.parquet"))
+    (copy / "docs/index.md").write_text("[gone](gone.md)\n")
+    done = build(copy, tmp_path / "site")
+    assert done.returncode != 0
+    assert "gone.md" in done.stderr
+
+
+def test_reading_the_site_asks_no_other_server(site: Path) -> None:
+    loaded: list[str] = []
+
+    class Page(HTMLParser):
+        def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+            if tag != "a":
+                loaded.extend(value for key, value in attrs if key in ("src", "href", "action") and value)
+
+    for page in site.rglob("*.html"):
+        Page().feed(reads(page))
+    assert loaded
+    assert [address for address in loaded if "//" in address] == []
+
+
+def test_table_of_levels_in_the_readme_is_current() -> None:
+    done = subprocess.run([sys.executable, "tools/build_docs.py", "--check"], cwd=ROOT, check=False)
+    assert done.returncode == 0
+
+
+def test_levels_are_called_the_same_in_the_questions_and_in_the_documentation() -> None:
+    sys.path.insert(0, str(ROOT / "tools"))
+    import build_docs
+
+    labels = list(build_docs.questions()["level"]["choices"])
+    for label, level in zip(labels, build_docs.existing(), strict=True):
+        assert label.startswith(f"{level['number']} {level['name']}: ")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_commands_named_in_a_page_exist(page: Path, helps: Callable[[int], dict[str, str]]) -> None:
+    generated = sessions(ROOT / "template/noxfile.py")
+    known = helps(HIGHEST)
+    if page.name == "own-command.md":
+        known = {**known, "punctuality": "--at-least"}  # the command that this page adds
+    assert unknown_commands(reads(page), "flights", known, sessions(ROOT / "noxfile.py") | generated) == []
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_commands_named_in_a_project_exist(
+    level: int, rendered: Render, helps: Callable[[int], dict[str, str]]
+) -> None:
+    folder = rendered(level)
+    for page in [folder / "README.md", *folder.glob("docs/**/*.md"), *folder.glob("docs/*.toml")]:
+        wrong = unknown_commands(reads(page), package_of(folder), helps(level), sessions(folder / "noxfile.py"))
+        assert wrong == [], page.relative_to(folder)
+
+
+def test_a_command_that_does_not_exist_is_noticed() -> None:
+    text = "```bash\nuv run python -m flights fly --high  # up\nuv run nox -s land\n```\nand `python -m flights score --far`"
+    wrong = unknown_commands(text, "flights", {"score": "--output"}, {"tests"})
+    assert [line.partition(":")[0] for line in wrong] == ["fly", "land", "--far"]
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.parent == ROOT], ids=lambda page: page.name)
+def test_links_of_the_pages_outside_the_site_lead_somewhere(page: Path) -> None:
+    assert broken_links(page) == []
+
+
+@pytest.mark.parametrize("ci", CIS)
+@pytest.mark.parametrize("level", LEVELS)
+def test_links_and_paths_in_a_project_lead_somewhere(level: int, ci: str, rendered: Render) -> None:
+    folder = rendered(level, ci=ci)
+    package = package_of(folder)
+    for page in [folder / "README.md", *folder.glob("docs/**/*.md")]:
+        assert broken_links(page) == [], page.relative_to(folder)
+        named = [span for span in SPAN.findall(FENCE.sub("", reads(page))) if is_path(span, package)]
+        absent = [path for path in named if not list(folder.glob(path.rstrip("/")))]
+        assert absent == [], page.relative_to(folder)
+
+
+def is_path(span: str, package: str) -> bool:
+    return bool(re.fullmatch(rf"(src/{package}|conf|tests|docs|notebooks|\.github|data/sample)(/[\w.*-]*)+", span))
+
+
+def broken_links(page: Path) -> list[str]:
+    targets = [link.partition("#")[0] for link in LINK.findall(FENCE.sub("", reads(page)))]
+    return [target for target in targets if target and ":" not in target and not (page.parent / target).exists()]
+
+
+def test_each_generated_file_is_said_to_be_verified_and_how(rendered: Render) -> None:
+    entries = yaml.safe_load(reads(ROOT / "docs/verified.yml"))
+    for entry in entries:
+        assert entry["how"] in ("executed", "validated", "not verified")
+        assert [test for test in entry.get("tests", []) if not (ROOT / test).is_file()] == []
+    folder = rendered(HIGHEST)
+    package = package_of(folder)
+    used = set()
+    for path in files_in(folder):
+        fits = [n for n, e in enumerate(entries) if any(fnmatch(path.replace(package, "*"), p) for p in e["files"])]
+        assert fits, f"docs/verified.yml says nothing about {path}"
+        used.add(fits[0])
+    assert [entry["files"] for number, entry in enumerate(entries) if number not in used] == []
+
+
+@pytest.mark.slow
+def test_tutorial_runs_word_by_word(tmp_path: Path, snapshot: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        free_port = server.getsockname()[1]
+    git(tmp_path, "clone", "-q", str(snapshot), "mlops-ladder")
+    script, expected = ["set -euo pipefail"], []
+    for _, language, block in FENCE.findall(reads(ROOT / "docs/tutorial.md")):
+        if language == "bash":
+            script += [block, r"printf '\f'"]
+            expected.append("")
+        elif language == "diff":
+            script.append(f"git apply <<'END'\n{block}END")
+        elif language == "text":
+            expected[-1] += block
+    text = "\n".join(script).replace("8000", str(free_port))
+    done = subprocess.run(
+        ["bash", "-c", text], cwd=tmp_path / "mlops-ladder", capture_output=True, text=True, timeout=900, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    for shown, printed in zip(expected, done.stdout.split("\f"), strict=False):
+        for line in filter(None, map(str.strip, shown.splitlines())):
+            pattern = ".*".join(re.escape(part) for part in line.split("..."))
+            assert re.search(pattern, printed), f"the tutorial shows {line!r}, printed was:\n{printed}"
