@@ -118,6 +118,7 @@ def test_a_relative_path_is_found_from_any_output_folder(snapshot: Path, cut: Cu
     assert f"_src_path: {snapshot}\n" in reads(tmp_path / "elsewhere/flight-delays/.copier-answers.yml")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("version", ["latest", RELEASE])
 def test_a_project_cut_from_an_address_climbs(
     version: str, published: str, rendered: Render, cut: Cut, tmp_path: Path
@@ -198,6 +199,7 @@ def test_without_copier_anywhere_it_says_what_to_install_and_leaves_nothing(
     assert not list((tmp_path / "cut").iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="the PATH of this test is made of links")
 @pytest.mark.parametrize("runner", ["copier", "uvx", "pipx"])
 def test_copier_is_found_outside_of_cookiecutters_environment(

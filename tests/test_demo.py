@@ -25,7 +25,7 @@ def test_demo_runs_the_main_job_and_says_what_to_look_at(tmp_path: Path) -> None
         if line.startswith(f"   {folder}/"):
             assert Path(line.split()[0]).exists(), line
     assert (folder / "models/HANDOFF.md").is_file()
-    assert (folder / "scored.csv").read_text().splitlines()[0].endswith(",late_probability")
+    assert (folder / "data/scored.csv").read_text().splitlines()[0].endswith(",late_probability")
     assert "maturity-self-assessment" in done.stdout.partition("== Show the practices")[2]
 
 

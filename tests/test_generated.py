@@ -11,6 +11,8 @@ import pytest
 import yaml
 from conftest import LEVELS, PROBLEMS, ROOT, Render, commit, once, package_of, reads, render
 
+pytestmark = pytest.mark.slow
+
 FAULTS = [
     pytest.param(level, fault, id=f"{level}: {fault['name']}")
     for level in LEVELS

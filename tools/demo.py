@@ -33,11 +33,11 @@ STEPS = [
     ("ingest", "", "Gather the data", f"uv run {RUN} ingest"),
     ("score", "train", "Train in the notebook, hand over one model file", f"uv run {NOTEBOOK}"),
     ("check-handoff", "train", "Check what was handed over", f"uv run {RUN} check-handoff models/model.skops"),
-    ("score", "", "Score a month", f"uv run {RUN} score data/raw/flights-2013-12.parquet --output scored.csv"),
+    ("score", "", "Score a month", f"uv run {RUN} score data/raw/flights-2013-12.parquet --output data/scored.csv"),
 ]
 LOOK_AT = {
     "models/HANDOFF.md": "what goes into the model, what comes out, how good it is",
-    "scored.csv": "December with a prediction for each flight",
+    "data/scored.csv": "December with a prediction for each flight",
     "notebooks/experiment.ipynb": "the data and the model in plots",
     "docs/levels": "each file of the project explained, a page a level",
 }

@@ -9,12 +9,21 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from .. import data, features, model
 from . import ProjectError
 
 MODEL_FILE = Path("models/model.skops")
+ZONE = r"[T ]\d\d.*(?:Z|[+-]\d\d(?::?\d\d)?)$"  # at the end of an ISO 8601 time; in training times have none
+KINDS = {
+    "number": "a finite number",
+    "time": "a time without a zone, such as 2013-07-04T10:00",
+    "boolean": "true or false",
+    "category": "text",
+    "text": "text",
+}
 LIBRARIES = ("scikit-learn", "numpy", "pandas", "skops")
 
 
@@ -91,11 +100,15 @@ def read_note(model_file: Path) -> dict[str, Any]:
     note = Path(model_file).with_name("HANDOFF.md")
     if not note.is_file():
         raise ProjectError(f"no {note}: run the notebook to its end, it writes the model and this note")
-    block = re.search(r"```json\n(.*?)\n```", note.read_text(encoding="utf-8"), re.DOTALL)
     try:
-        return json.loads(block[1] if block else "")
-    except json.JSONDecodeError:
-        raise ProjectError(f"{note} has no JSON block that can be read: run the notebook again") from None
+        block = re.search(r"```json\n(.*?)\n```", note.read_text(encoding="utf-8"), re.DOTALL)
+        facts = json.loads(block[1] if block else "")
+        facts["columns"], facts["output"], facts["example"]
+    except (ValueError, LookupError, TypeError):
+        raise ProjectError(
+            f"{note} has no JSON block with columns, output and example: run the notebook again"
+        ) from None
+    return facts
 
 
 def as_records(rows: pd.DataFrame) -> list[dict[str, Any]]:
@@ -110,21 +123,31 @@ def as_rows(table: pd.DataFrame, columns: dict[str, dict[str, Any]]) -> pd.DataF
     """
     absent = [name for name in columns if name not in table]
     if absent:
-        raise ProjectError(f"column {', '.join(absent)} is missing: the hand-off note asks for {', '.join(columns)}")
+        raise ProjectError(f"column {', '.join(absent)} is missing: there are {', '.join(map(str, table))}")
     rows = pd.DataFrame(index=table.index)
     for name, rule in columns.items():
-        given, kind = table[name], rule["type"]
-        if kind == "number":
-            rows[name] = pd.to_numeric(given, errors="coerce").astype("float64")
-        elif kind == "time":
-            rows[name] = pd.to_datetime(given, errors="coerce", format="ISO8601").astype("datetime64[us]")
-        else:
-            rows[name] = given.astype("object").where(given.notna(), None)
+        given = table[name]
+        rows[name] = as_kind(given, rule)
         wrong = rows[name].isna() & (given.notna() | (not rule.get("null", False)))
         if wrong.any():
             row = int(wrong.to_numpy().argmax())
-            raise ProjectError(f"row {row}: {name} is {given.iloc[row]!r}, must be a {kind}; mend the row")
+            shown = "missing" if given.isna().iloc[row] else repr(given.astype("object").iloc[row])
+            raise ProjectError(f"row {row}: {name} is {shown}, must be {KINDS[rule['type']]}; mend the row")
     return rows
+
+
+def as_kind(given: pd.Series, rule: dict[str, Any]) -> pd.Series:
+    """Return GIVEN in the type that RULE asks for; what is not of that kind becomes missing."""
+    if rule["type"] == "number":
+        numbers = pd.to_numeric(given, errors="coerce").astype("float64")
+        return numbers.where(np.isfinite(numbers))
+    if rule["type"] == "time":
+        text = given.astype("str")
+        return pd.to_datetime(text.mask(text.str.contains(ZONE)), errors="coerce", format="ISO8601").astype(
+            "datetime64[us]"
+        )
+    kind, values, cells = bool if rule["type"] == "boolean" else str, rule.get("values", []), given.astype("object")
+    return cells.where(cells.map(lambda cell: isinstance(cell, kind) or cell in values).astype(bool), None)
 
 
 def period(rows: pd.DataFrame) -> dict[str, Any]:

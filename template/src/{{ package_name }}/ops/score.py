@@ -1,6 +1,6 @@
 """Score a CSV or parquet file of rows with the handed-over model file.
 
-python -m {package} score data/raw/flights-2013-12.parquet --output scored.csv
+python -m {package} score data/raw/flights-2013-12.parquet --output data/scored.csv
 """
 
 import argparse
@@ -22,10 +22,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    scored = score(read_table(options.file), load(options.model), read_note(options.model))
+    if options.output:
+        ending(options.output)  # before the work, not after it
+    fitted, note = load(options.model), read_note(options.model)
+    scored = score(read_table(options.file, note["columns"]), fitted, note)
     if options.output is None:
-        scored.to_csv(sys.stdout, index=False)
-    elif options.output.suffix == ".parquet":
+        scored.to_csv(sys.stdout, index=False, lineterminator="\n")
+    elif ending(options.output) == ".parquet":
         scored.to_parquet(options.output, index=False)
     else:
         scored.to_csv(options.output, index=False)
@@ -43,20 +46,32 @@ def load(file: Path) -> Any:
     if not file.is_file():
         raise ProjectError(f"no model file {file}: run the notebook to its end, or name one with --model")
     try:
-        return model.load(file)
+        fitted = model.load(file)
     except Exception as error:
-        raise ProjectError(f"{file} cannot be loaded: {error}; hand it over again") from error
+        raise ProjectError(f"{file} cannot be loaded: {str(error).rstrip('.')}; hand it over again") from error
+    if not hasattr(fitted, "predict"):
+        raise ProjectError(f"{file} holds a {type(fitted).__name__}, which is no model; hand it over again")
+    return fitted
 
 
-def read_table(file: Path) -> pd.DataFrame:
+def read_table(file: Path, columns: dict[str, dict[str, Any]]) -> pd.DataFrame:
     """Return the rows of a .csv or .parquet file, shape (n_rows, n_columns), one row or more."""
-    readers = {".csv": pd.read_csv, ".parquet": pd.read_parquet}
-    if file.suffix not in readers:
-        raise UsageError(f"{file} is neither .csv nor .parquet")
     try:
-        table = readers[file.suffix](file)
+        if ending(file) == ".parquet":
+            table = pd.read_parquet(file)
+        else:  # a text such as 007 or NA stays as it is; only an empty cell is missing
+            texts = [name for name, rule in columns.items() if rule["type"] in ("text", "category")]
+            texts = [name for name in texts if all(isinstance(value, str) for value in columns[name].get("values", []))]
+            table = pd.read_csv(file, dtype=dict.fromkeys(texts, "str"), keep_default_na=False, na_values=[""])
     except (ValueError, OSError) as error:
-        raise ProjectError(f"{file} cannot be read: {error}") from error
+        raise ProjectError(f"{file} cannot be read: {' '.join(str(error).split())}") from error
     if table.empty:
         raise ProjectError(f"{file} has no rows")
     return table
+
+
+def ending(file: Path) -> str:
+    """Return .csv or .parquet; raises UsageError for any other ending of the file's name."""
+    if file.suffix.lower() not in (".csv", ".parquet"):
+        raise UsageError(f"{file} ends neither in .csv nor in .parquet")
+    return file.suffix.lower()
