@@ -15,7 +15,7 @@ import pytest
 import yaml
 from conftest import LEVELS, ROOT, Render, commit, git, package_of, reads
 
-QUICK = {"PYTEST_ADDOPTS": "--no-cov -k 'test_readiness or test_broken'"}  # the wiring is shown here, not all tests
+QUICK = {"PYTEST_ADDOPTS": "--no-cov tests/test_features.py"}  # the wiring is shown here; test_generated runs all tests
 WITH_CI = [level for level in LEVELS if level >= 1]
 WORKFLOWS = sorted(path.stem for path in (ROOT / "template/.github/workflows").glob("*.yml"))
 TAG = {"ref": "refs/tags/v0.1.0"}
@@ -26,12 +26,31 @@ ALLOWED = {("release", "publish"): {"contents": "write"}}
 LINES = ("uv run nox -s ", "gh release create ")
 
 
-def nothing(folder: Path) -> None:
+def nothing(*_: Path) -> None:
     pass
 
 
 def break_a_test(folder: Path) -> None:
-    (folder / "tests/test_broken.py").write_text("def test_broken() -> None:\n    raise AssertionError\n")
+    with (folder / "tests/test_features.py").open("a", encoding="utf-8") as file:
+        file.write("\n\ndef test_broken() -> None:\n    raise AssertionError\n")
+
+
+def lose_the_source(folder: Path) -> None:
+    conf = folder / "conf/data.yml"
+    conf.write_text(reads(conf).replace("url: data/sample", "url: data/elsewhere"), encoding="utf-8")
+
+
+def sample_is_offered(folder: Path, store: Path) -> None:
+    assert {path.name for path in (store / "gathered").iterdir()} == {"raw", "manifest.json"}
+    sample = {path.name for path in (folder / "data/sample").iterdir()}
+    assert {path.name for path in (store / "gathered/raw").iterdir()} == sample
+
+
+def release_is_made(folder: Path, store: Path) -> None:
+    asked = reads(store / "gh.txt").splitlines()
+    assert asked[:3] == ["release", "create", "v0.1.0"]
+    wheel = f"{package_of(folder)}-0.1.0-py3-none-any.whl"
+    assert {f"dist/{name}" for name in ("CHANGELOG.md", "requirements.txt", wheel)} <= set(asked)
 
 
 class Case(NamedTuple):
@@ -44,6 +63,7 @@ class Case(NamedTuple):
     says: str = ""  # part of what a red run prints
     prepare: Callable[[Path], None] = nothing  # edits the project before the run
     payload: dict[str, Any] | None = None
+    look: Callable[[Path, Path], None] = nothing  # at the project and at what the run left in the store
 
 
 CHECKS = {"check (lint)", "check (types)", "check (tests)"}
@@ -51,7 +71,10 @@ CASES = [
     Case("ci", "push", {*CHECKS, "build"}),
     Case("ci", "pull_request", {*CHECKS, "build"}),
     Case("ci", "push", CHECKS - {"check (tests)"}, frozenset({"check (tests)"}), "test_broken", break_a_test),
-    Case("release", "push", {"build", "publish"}, payload=TAG),
+    Case("ingest", "schedule", {"ingest"}),
+    Case("ingest", "workflow_dispatch", {"ingest"}, look=sample_is_offered),
+    Case("ingest", "schedule", set(), frozenset({"ingest"}), "data/elsewhere", lose_the_source),
+    Case("release", "push", {"build", "publish"}, payload=TAG, look=release_is_made),
     Case("release", "push", set(), frozenset({"build"}), "the tag is v9.9.9", payload={"ref": "refs/tags/v9.9.9"}),
     Case("release", "push", set(), frozenset({"build"}), "test_broken", break_a_test, TAG),
 ]
@@ -83,10 +106,11 @@ def run(project: Path, case: Case, store: Path, **more: dict[str, str]) -> dict[
 @pytest.mark.slow
 @pytest.mark.parametrize(("level", "case"), runs())
 def test_workflow_runs_the_jobs_it_should_and_no_other(level: int, case: Case, project: Render, tmp_path: Path) -> None:
-    results = run(project(level), case, tmp_path / "store")
-    wanted = dict.fromkeys(case.green, "success") | dict.fromkeys(case.red, "failure")
-    assert results == wanted, act.said(tmp_path / "store")
-    assert case.says in act.said(tmp_path / "store")
+    folder, store = project(level), tmp_path / "store"
+    results = run(folder, case, store)
+    assert results == dict.fromkeys(case.green, "success") | dict.fromkeys(case.red, "failure"), act.said(store)
+    assert case.says in act.said(store)
+    case.look(folder, store)
 
 
 @pytest.mark.parametrize("workflow", WORKFLOWS)
@@ -99,23 +123,11 @@ def test_every_event_of_a_workflow_is_run_and_a_fault_turns_it_red(workflow: str
 
 
 @pytest.mark.slow
-def test_release_publishes_on_github_and_where_there_is_one_on_the_feed(project: Render, tmp_path: Path) -> None:
+def test_release_goes_to_the_package_feed_where_there_is_one(project: Render, tmp_path: Path) -> None:
     folder, store = project(1), tmp_path / "store"
     (tmp_path / "index").mkdir()
     port = free_port()
-    words = [
-        act.tool("pypi-server"),
-        "run",
-        "-i",
-        "127.0.0.1",
-        "-p",
-        str(port),
-        "-a",
-        ".",
-        "-P",
-        ".",
-        tmp_path / "index",
-    ]
+    words = [act.tool("pypi-server"), *f"run -i 127.0.0.1 -p {port} -a . -P .".split(), tmp_path / "index"]
     index = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         wait_for(f"http://127.0.0.1:{port}/")
@@ -126,12 +138,8 @@ def test_release_publishes_on_github_and_where_there_is_one_on_the_feed(project:
         index.terminate()
         index.wait(timeout=10)
     assert results == dict.fromkeys(["build", "publish", "feed"], "success"), act.said(store)
-    package = package_of(folder)
-    released = [f"{package}-0.1.0-py3-none-any.whl", f"{package}-0.1.0.tar.gz"]
-    assert sorted(path.name for path in (tmp_path / "index").iterdir()) == released
-    asked = reads(store / "gh.txt").splitlines()
-    assert asked[:3] == ["release", "create", "v0.1.0"]
-    assert {f"dist/{name}" for name in ["CHANGELOG.md", "requirements.txt", *released]} <= set(asked)
+    name = f"{package_of(folder)}-0.1.0"
+    assert {path.name for path in (tmp_path / "index").iterdir()} == {f"{name}-py3-none-any.whl", f"{name}.tar.gz"}
     assert "a-secret-token" not in reads(store / "log.txt")
 
 
@@ -156,6 +164,7 @@ def test_branches_and_tags_that_start_a_workflow() -> None:
         name: act.triggers(yaml.safe_load(reads(ROOT / f"template/.github/workflows/{name}.yml"))) for name in WORKFLOWS
     }
     assert on["ci"] == {"push": {"branches": ["main"]}, "pull_request": None}
+    assert on["ingest"] == {"schedule": [{"cron": "17 5 2 * *"}], "workflow_dispatch": None}
     assert on["release"] == {"push": {"tags": ["v*"]}}
 
 
