@@ -118,6 +118,23 @@ def test_a_relative_path_is_found_from_any_output_folder(snapshot: Path, cut: Cu
     assert f"_src_path: {snapshot}\n" in reads(tmp_path / "elsewhere/flight-delays/.copier-answers.yml")
 
 
+@pytest.mark.parametrize("state", ["published", "with a commit of one's own", "whose origin is gone"])
+def test_a_clone_stands_for_its_origin_as_long_as_that_has_the_same(
+    state: str, snapshot: Path, cut: Cut, tmp_path: Path
+) -> None:
+    origin, clone = tmp_path / "origin", tmp_path / "clone"
+    git(tmp_path, "clone", "-q", str(snapshot), str(origin))
+    git(tmp_path, "clone", "-q", str(origin), str(clone))
+    if "commit" in state:
+        commit(clone)
+    elif "gone" in state:
+        shutil.rmtree(origin)
+    done = cut(clone / scaffold(0))
+    assert done.returncode == 0, done.stderr
+    source = origin if state == "published" else clone
+    assert f"_src_path: {source}\n" in reads(tmp_path / "cut/flight-delays/.copier-answers.yml")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("version", ["latest", RELEASE])
 def test_a_project_cut_from_an_address_climbs(

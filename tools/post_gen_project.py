@@ -38,9 +38,9 @@ def find_template() -> str:
         )
     origin = git(Path(top), "config", "--get", "remote.origin.url")
     published = git(Path(top), "branch", "--remotes", "--contains", "HEAD")
-    if not origin or not published:
+    if not origin or not published or (Path(origin).is_absolute() and not Path(origin).exists()):
         return top
-    return origin if origin.endswith(".git") or Path(origin).is_dir() else f"git+{origin}"
+    return origin if origin.endswith(".git") or Path(origin).is_absolute() else f"git+{origin}"
 
 
 def git(folder: Path, *words: str) -> str:

@@ -156,8 +156,11 @@ def period(rows: pd.DataFrame) -> dict[str, Any]:
 
 def author() -> str:
     """Return who git says works here, or a request to fill it in."""
-    names = [
-        subprocess.run(["git", "config", key], capture_output=True, text=True, check=False).stdout.strip()
-        for key in ("user.name", "user.email")
-    ]
+    try:
+        names = [
+            subprocess.run(["git", "config", key], capture_output=True, text=True, check=False).stdout.strip()
+            for key in ("user.name", "user.email")
+        ]
+    except OSError:  # no git here
+        names = [""]
     return f"{names[0]} <{names[1]}>" if all(names) else "write your name and address here"
