@@ -45,7 +45,7 @@ def types(session: nox.Session) -> None:
 @nox.session
 def tests(session: nox.Session) -> None:
     """Run all tests and hold the coverage floor, or run those that `-- PYTEST OPTIONS` choose."""
-    floor = [f"--cov={PACKAGE}", "--cov-report=term-missing:skip-covered", f"--cov-fail-under={COVERAGE}"]
+    floor = [f"--cov={ROOT / 'src'}", "--cov-report=term-missing:skip-covered", f"--cov-fail-under={COVERAGE}"]
     uv(session, "run", "pytest", *(session.posargs or floor))
 
 
