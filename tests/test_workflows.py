@@ -179,7 +179,7 @@ GOOD = reads(ROOT / "template/.github/workflows/release.yml")
         ("permissions:\n  contents: read\n", "permissions: write-all\n", "permissions"),
         ("contents: write", "packages: write", "permissions"),
         ("concurrency:\n  group: release", "env:\n  group: release", "concurrency"),
-        ("    timeout-minutes: 30\n", "", "timeout"),
+        ("    timeout-minutes: 45\n", "", "timeout"),
         ("actions/checkout@3d3c42e5aac5ba805825da76410c181273ba90b1 # v7.0.1", "actions/checkout@v7", "pinned"),
         ("273ba90b1 # v7.0.1", "273ba90b1", "pinned"),
         ("uv run nox -s publish", "twine upload dist/*", "twine"),

@@ -93,6 +93,13 @@ def test_workflows_and_hooks_call_only_sessions_and_commands_that_exist() -> Non
             assert line.partition(" -- ")[2].split()[0] in commands, line
 
 
+@pytest.mark.practice("standard-ml-platform")
+def test_a_command_that_nox_runs_keeps_its_exit_code() -> None:
+    done = call(PROJECT, sys.executable, "-m", "nox", "-s", "run", "--", "no-such-command")
+    assert done.returncode == 2  # a usage error, as without nox
+    assert "no command 'no-such-command'" in done.stderr
+
+
 @pytest.mark.practice("project-template")
 def test_the_project_knows_the_template_that_it_came_from() -> None:
     answers = yaml.safe_load((PROJECT / ".copier-answers.yml").read_text(encoding="utf-8"))
