@@ -236,7 +236,7 @@ def test_tutorial_runs_word_by_word(tmp_path: Path, snapshot: Path) -> None:
             expected[-1] += block
     text = "\n".join(script).replace("8000", str(free_port))
     done = subprocess.run(
-        ["bash", "-c", text], cwd=tmp_path / "mlops-ladder", capture_output=True, text=True, timeout=900, check=False
+        ["bash", "-c", text], cwd=tmp_path / "mlops-ladder", capture_output=True, text=True, timeout=1800, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
     for shown, printed in zip(expected, done.stdout.split("\f"), strict=False):

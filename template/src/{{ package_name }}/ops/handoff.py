@@ -17,6 +17,7 @@ from . import ProjectError
 
 MODEL_FILE = Path("models/model.skops")
 ZONE = r"[T ]\d\d.*(?:Z|[+-]\d\d(?::?\d\d)?)$"  # at the end of an ISO 8601 time; in training times have none
+TRUTH = {"True": True, "true": True, "False": False, "false": False}
 KINDS = {
     "number": "a finite number",
     "time": "a time without a zone, such as 2013-07-04T10:00",
@@ -146,8 +147,10 @@ def as_kind(given: pd.Series, rule: dict[str, Any]) -> pd.Series:
         return pd.to_datetime(text.mask(text.str.contains(ZONE)), errors="coerce", format="ISO8601").astype(
             "datetime64[us]"
         )
-    kind, values, cells = bool if rule["type"] == "boolean" else str, rule.get("values", []), given.astype("object")
-    return cells.where(cells.map(lambda cell: isinstance(cell, kind) or cell in values).astype(bool), None)
+    values, cells = rule.get("values", []), given.astype("object")
+    if rule["type"] == "boolean":  # as text where a CSV file has one cell that is neither
+        return cells.map(lambda cell: cell if isinstance(cell, bool) else TRUTH.get(str(cell)))
+    return cells.where(cells.map(lambda cell: isinstance(cell, str) or cell in values).astype(bool), None)
 
 
 def period(rows: pd.DataFrame) -> dict[str, Any]:

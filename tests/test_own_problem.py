@@ -1,0 +1,60 @@
+"""A user replaces the flights by data of their own: everything that is the template's goes on working, tests included."""
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from conftest import LEVELS, ROOT, Render, commit, package_of, reads
+
+PROBLEM = ROOT / "tests/own_problem"  # hourly weather at the airports: will visibility be poor?
+
+NOT_ABOUT_DATA = ["--ignore=tests/ops/test_package.py", "--ignore=tests/ops/test_repository.py"]
+
+
+def bring_own_data(folder: Path) -> None:
+    """Do in a project what docs/how-to/own-data.md says."""
+    package = folder / "src" / package_of(folder)
+    for name in ("data.py", "features.py"):
+        shutil.copy(PROBLEM / name, package / name)
+    (package / "model.py").write_text(reads(package / "model.py").replace("late_probability", "poor_visibility"))
+    for file in sorted((folder / "data/sample").iterdir()):
+        weather(pd.read_parquet(file)).to_parquet(file.with_stem(f"weather-{file.stem[-7:]}"), index=False)
+        file.unlink()
+    for test in folder.glob("tests/test_*.py"):  # drop the tests that are about flights
+        text = re.sub(r"\n\ndef test_(late_begins|hour_weekday)\w+\(.*?(?=\n\n\n|\Z)", "", reads(test), flags=re.DOTALL)
+        test.write_text(text.rstrip() + "\n")
+    commit(folder, "Bring own data")
+
+
+def weather(flights: pd.DataFrame) -> pd.DataFrame:
+    """Return one reading an airport and hour, from the weather that the sample's flights carry."""
+    hour = flights["scheduled_departure"].dt.floor("h")
+    flights = flights.assign(measured=hour, raining=flights["precipitation"] > 0, airport=flights["origin"])
+    flights = flights.dropna(subset=["visibility", "humidity"]).drop_duplicates(["airport", "measured"])
+    flights["reading"] = flights["airport"] + flights["measured"].dt.strftime("-%Y%m%d%H")
+    return flights[["reading", "measured", "airport", "raining", "humidity", "temperature", "visibility"]]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("level", LEVELS)
+def test_suite_of_a_project_passes_with_own_data(level: int, project: Render, environment: Render) -> None:
+    folder = project(level)
+    bring_own_data(folder)
+    done = subprocess.run(
+        [environment(level), "-m", "pytest", "-q", "-p", "no:cacheprovider", *NOT_ABOUT_DATA, "tests"],
+        cwd=folder,
+        env={
+            **os.environ,
+            "PYTHONPATH": str(folder / "src"),
+            "PATH": f"{environment(level).parent}{os.pathsep}{os.environ['PATH']}",
+        },
+        capture_output=True,
+        text=True,
+        timeout=1800,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
