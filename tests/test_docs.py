@@ -173,6 +173,16 @@ def test_commands_named_in_a_project_exist(
         assert wrong == [], page.relative_to(folder)
 
 
+def test_reference_of_the_commands_lists_the_options_that_help_lists(helps: Callable[[int], dict[str, str]]) -> None:
+    sys.path.insert(0, str(ROOT / "tools"))
+    import build_docs
+
+    sections = re.split(r"^## ", build_docs.commands_reference(), flags=re.MULTILINE)[1:]
+    told = {part.split()[0]: set(re.findall(r"^\| `(--[\w-]+)", part, re.MULTILINE)) for part in sections}
+    options = {name: set(re.findall(r"^  (--[\w-]+)", text, re.MULTILINE)) for name, text in helps(HIGHEST).items()}
+    assert told == options
+
+
 def test_a_command_that_does_not_exist_is_noticed() -> None:
     text = "```bash\nuv run python -m flights fly --high  # up\nuv run nox -s land\n```\nand `python -m flights score --far`"
     wrong = unknown_commands(text, "flights", {"score": "--output"}, {"tests"})

@@ -129,26 +129,50 @@ def commands_reference() -> str:
     for level in existing():
         for name, module in commands(level).items():
             tree = ast.parse(module.read_text(encoding="utf-8"))
-            first, _, rest = str(ast.get_docstring(tree)).partition("\n")
-            rest = rest.strip().replace("{package}", "flights")
-            parts.append(f"## {name}\n\nLevel {level['number']}. {first}\n")
-            parts.append(f"```text\n{rest}\n```\n" if rest else "")
-            rows = [[f"`{' '.join(words)}`", help] for words, help in arguments(tree)]
+            first, *rest = str(ast.get_docstring(tree)).replace("{package}", "flights").split("\n\n")
+            first, _, words = first.partition("\n")
+            parts.append(f"## {name}\n\nLevel {level['number']}. {first} {words}".rstrip() + "\n")
+            parts += [f"```text\n{text}\n```\n" if is_code(text) else f"{text}\n" for text in rest]
+            rows = [[f"`{', '.join(words)}`", help] for words, help in arguments(tree)]
             parts.append(table(["argument", "what it is"], rows) if rows else "It takes no arguments.\n")
-    return "\n".join(part for part in parts if part)
+    return "\n".join(parts)
+
+
+def is_code(paragraph: str) -> bool:
+    return paragraph.startswith(("python ", "curl "))
 
 
 def arguments(tree: ast.Module) -> Iterator[tuple[list[str], str]]:
-    """Yield the names and the help of each `parser.add_argument(...)` in a module."""
+    """Yield the names and the help of each `parser.add_argument(...)` in a module, constants filled in."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "add_argument":
-            words = [word.value for word in node.args if isinstance(word, ast.Constant)]
-            given = {keyword.arg: keyword.value for keyword in node.keywords}
-            shown = ast.unparse(given["help"]) if "help" in given else "''"
-            shown = re.sub(r"^f?(['\"])(.*)\1$", r"\2", shown, flags=re.DOTALL)
-            if "default" in given:
-                shown = shown.replace("%(default)s", f"`{ast.unparse(given['default'])}`")
-            yield words, shown
+            given = {keyword.arg: filled(keyword.value) for keyword in node.keywords if keyword.arg}
+            shown = given.get("help", "").replace("%(default)s", f"`{given.get('default', '')}`")
+            yield [filled(word) for word in node.args], shown
+
+
+def filled(node: ast.expr) -> str:
+    """Return the text of a literal, an f-string of constants, a constant's name or a Path of one."""
+    if isinstance(node, ast.Constant):
+        return str(node.value)
+    if isinstance(node, ast.JoinedStr):
+        return "".join(filled(part.value if isinstance(part, ast.FormattedValue) else part) for part in node.values)
+    if isinstance(node, ast.Call) and ast.unparse(node.func) == "Path" and node.args:
+        return filled(node.args[0])
+    if isinstance(node, ast.Name) and node.id in constants():
+        return filled(constants()[node.id])
+    return ast.unparse(node)
+
+
+@functools.cache
+def constants() -> dict[str, ast.expr]:
+    """Return what the capital names at the top of the modules in ops/ stand for."""
+    found = {}
+    for module in sorted(PACKAGE.glob("ops/**/*.py")):
+        for node in ast.parse(module.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id.isupper():
+                found[node.targets[0].id] = node.value
+    return found
 
 
 def configuration_reference() -> str:

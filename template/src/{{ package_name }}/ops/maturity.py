@@ -2,7 +2,7 @@
 
 python -m {package} maturity
 python -m {package} maturity --list
-python -m {package} maturity --questions    how ready the organisation is, from your answers in docs/readiness.toml
+python -m {package} maturity --questions    # how ready the organisation is, by docs/readiness.toml
 """
 
 import argparse
