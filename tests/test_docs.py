@@ -253,3 +253,30 @@ def test_tutorial_runs_word_by_word(tmp_path: Path, snapshot: Path) -> None:
         for line in filter(None, map(str.strip, shown.splitlines())):
             pattern = ".*".join(re.escape(part) for part in line.split("..."))
             assert re.search(pattern, printed), f"the tutorial shows {line!r}, printed was:\n{printed}"
+
+
+@pytest.mark.slow
+def test_how_to_use_cookiecutter_works(tmp_path: Path, snapshot: Path) -> None:
+    git(tmp_path, "clone", "-q", str(snapshot), "mlops-ladder")
+    ((_, _, command),) = FENCE.findall(reads(ROOT / "docs/how-to/cookiecutter.md"))
+    words = ["bash", "-c", f"{command.strip()} --no-input"]
+    done = subprocess.run(words, cwd=tmp_path / "mlops-ladder", capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "level: 1" in reads(tmp_path / "flight-delays/.copier-answers.yml")
+
+
+def test_how_to_add_a_command_works(project: Render, environment: Render) -> None:
+    folder = project(0)
+    ((_, _, module),) = FENCE.findall(reads(ROOT / "docs/how-to/own-command.md"))
+    (folder / f"src/{package_of(folder)}/ops/punctuality.py").write_text(module)
+    shutil.copytree(folder / "data/sample", folder / "data/raw")
+    done = subprocess.run(
+        [environment(0), "-m", package_of(folder), "punctuality", "--at-least", "1000"],
+        env={**os.environ, "PYTHONPATH": "src"},
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert re.fullmatch(r"(\w\w \d+\.\d%\n)+", done.stdout)
