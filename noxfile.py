@@ -56,6 +56,7 @@ def cookiecutter(session: nox.Session) -> None:
 @nox.session
 def docs(session: nox.Session) -> None:
     """Build the documentation into site/, strictly; `-- serve` shows it on this machine while you write."""
+    session.env["NO_MKDOCS_2_WARNING"] = "1"  # an advertisement for its successor
     uv_run(session, "mkdocs", *(session.posargs or ["build", "--strict", "--quiet"]))
 
 
