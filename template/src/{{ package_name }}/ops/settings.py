@@ -14,10 +14,8 @@ from . import ProjectError
 CONF = Path("conf")
 
 
-class Settings(pydantic.BaseModel):
+class Settings(pydantic.BaseModel, extra="forbid", frozen=True):
     """The shape of one configuration file; the values and the reason of each stand in the file."""
-
-    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
 
 
 S = TypeVar("S", bound=Settings)
