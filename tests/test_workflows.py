@@ -1,12 +1,10 @@
 """Every workflow of every level: run with act for each event it declares, turned red by a fault, and read as YAML."""
 
-import http.server
 import json
 import os
 import re
 import socket
 import subprocess
-import threading
 import time
 import urllib.request
 from collections.abc import Callable
@@ -46,7 +44,7 @@ def lose_the_source(folder: Path) -> None:
 
 def spoil_the_source(folder: Path) -> None:
     """Make the first month's distances negative, which SCHEMA does not allow."""
-    file = sorted((folder / "data/sample").iterdir())[0]
+    file = min((folder / "data/sample").iterdir())
     rows = pd.read_parquet(file)
     rows.assign(distance=-rows["distance"]).to_parquet(file, index=False)
 
