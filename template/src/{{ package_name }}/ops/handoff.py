@@ -156,7 +156,8 @@ def as_kind(given: pd.Series, rule: dict[str, Any]) -> pd.Series:
         )
     values, cells = rule.get("values", []), given.astype("object")
     if rule["type"] == "boolean":  # as text where a CSV file has one cell that is neither
-        return cells.map(lambda cell: cell if isinstance(cell, bool) else TRUTH.get(str(cell)))
+        truth = cells.map(lambda cell: cell if isinstance(cell, bool) else TRUTH.get(str(cell)))
+        return truth.astype("object")  # as in a request, whether or not a value is missing
     return cells.where(cells.map(lambda cell: isinstance(cell, str) or cell in values).astype(bool), None)
 
 
