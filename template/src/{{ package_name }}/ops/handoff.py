@@ -29,17 +29,24 @@ LIBRARIES = ("scikit-learn", "numpy", "pandas", "skops")
 
 
 def hand_over(fitted: Any, train: pd.DataFrame, held_out: pd.DataFrame, contact: str = "") -> Path:
-    """Write models/model.skops and, beside it, HANDOFF.md; return the note's path.
+    """Write models/model.skops and, beside it, HANDOFF.md; return the note's path."""
+    MODEL_FILE.parent.mkdir(parents=True, exist_ok=True)
+    model.save(fitted, MODEL_FILE)
+    return write_note(MODEL_FILE, fitted, train, held_out, contact)
+
+
+def write_note(
+    file: Path, fitted: Any, train: pd.DataFrame, held_out: pd.DataFrame, contact: str = "", folder: Path | None = None
+) -> Path:
+    """Write the note about the model FILE into its folder, or into FOLDER; return its path.
 
     `held_out` are rows later than `train`: the note carries their metrics and one of them as the example.
     """
-    MODEL_FILE.parent.mkdir(parents=True, exist_ok=True)
-    model.save(fitted, MODEL_FILE)
     example = held_out[features.COLUMNS].head(1)
     trivial = model.baseline(train[data.TARGET], len(held_out))
     facts = {
-        "model_file": MODEL_FILE.name,
-        "sha256": hashlib.sha256(MODEL_FILE.read_bytes()).hexdigest(),
+        "model_file": file.name,
+        "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
         "written": datetime.now(UTC).isoformat(timespec="seconds"),
         "contact": contact or author(),
         "problem": data.PROBLEM,
@@ -57,7 +64,7 @@ def hand_over(fitted: Any, train: pd.DataFrame, held_out: pd.DataFrame, contact:
         "baseline": model.metrics(held_out[data.TARGET], trivial),
         "libraries": {name: version(name) for name in LIBRARIES},
     }
-    note = MODEL_FILE.with_name("HANDOFF.md")
+    note = (folder or file.parent) / "HANDOFF.md"
     note.write_text(page(facts), encoding="utf-8")
     return note
 

@@ -3,7 +3,7 @@
 import os
 import re
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 import pydantic
@@ -14,20 +14,32 @@ from . import ProjectError
 CONF = Path("conf")
 
 
-class Settings(pydantic.BaseModel, extra="forbid", frozen=True):
+class Settings(pydantic.BaseModel):
     """The shape of one configuration file; the values and the reason of each stand in the file."""
+
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
 
 
 S = TypeVar("S", bound=Settings)
 
 
-def read(name: str, shape: type[S]) -> S:
-    """Return conf/NAME.yml as SHAPE; raises ProjectError with file, key and what was expected."""
+def read(name: str, shape: type[S], changes: dict[str, Any] | None = None) -> S:
+    """Return conf/NAME.yml as SHAPE, with CHANGES ({"parameters.max_iter": 50}) over what stands in the file.
+
+    Raises ProjectError with file, key and what was expected.
+    """
     file = CONF / f"{name}.yml"
     if not file.is_file():
         raise ProjectError(f"no {file} here: run this in the project's own folder")
     try:
-        return shape.model_validate(yaml.safe_load(file.read_text(encoding="utf-8")) or {})
+        values = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+        for key, value in (changes or {}).items():
+            *parents, last = key.split(".")
+            place = values
+            for parent in parents:
+                place = place.setdefault(parent, {})
+            place[last] = value
+        return shape.model_validate(values)
     except yaml.YAMLError as error:
         raise ProjectError(f"{file} is not YAML: {' '.join(str(error).split())}") from error
     except pydantic.ValidationError as error:

@@ -1,0 +1,158 @@
+"""The pipeline of dvc.yaml, run in one process: what a run is made of, where its files lie, which stages are stale."""
+
+import contextlib
+import json
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pydantic
+import yaml
+
+from . import ProjectError, settings
+
+SETTINGS = Path("data/pipeline/settings.yml")  # what `train` resolved conf/training.yml and its options to
+SNAPSHOT = Path("data/snapshot")  # the rows of this run: a copy, so that the store may grow meanwhile
+SPLIT = Path("data/pipeline/split.json")
+FITTED = Path("models/candidate/fitted")  # model.skops, fit.json
+EVALUATION = Path("models/candidate/evaluation")  # metrics.json, HANDOFF.md, plots
+REGISTERED = Path("models/candidate/registered.json")
+
+
+class Training(settings.Settings):
+    """conf/training.yml."""
+
+    data: str = pydantic.Field(pattern=r"^[\w.-]+(@[0-9a-f]{6,32})?$")
+    sample: float = pydantic.Field(gt=0, le=1)
+    validation: float = pydantic.Field(gt=0, lt=0.5)
+    test: float = pydantic.Field(gt=0, lt=0.5)
+    family: str
+    parameters: dict[str, Any]
+    seed: int
+    model: str = pydantic.Field(pattern=r"^[\w.-]+$")
+    tracking_uri: str
+    tags: dict[str, str]
+    required_tags: list[str]
+
+    @property
+    def lost_store(self) -> bool:
+        """Whether the runs and the registry of an SQLite store are gone, as in a fresh clone after `dvc pull`."""
+        scheme, _, file = self.tracking_uri.partition(":///")
+        return scheme == "sqlite" and not Path(file).is_file()
+
+
+def read_settings() -> Training:
+    """Return the settings of the run at hand."""
+    if not SETTINGS.is_file():
+        raise ProjectError(f"no {SETTINGS} yet: `train` writes it, run that first")
+    return Training.model_validate(yaml.safe_load(SETTINGS.read_text(encoding="utf-8")))
+
+
+def read_json(file: Path) -> Any:
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
+def write_json(file: Path, content: Any) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def files(folder: Path) -> list[Path]:
+    return sorted(file for file in folder.rglob("*") if file.is_file())
+
+
+def mirror(sources: dict[Path, Path], folder: Path) -> None:
+    """Make FOLDER hold copies of SOURCES ({path in FOLDER: file}) and nothing else; what is there already stays."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in files(folder):
+        if file.relative_to(folder) not in sources:
+            file.unlink()
+    for inside, source in sources.items():
+        file, new = folder / inside, source.stat()
+        if not file.is_file() or (file.stat().st_size, file.stat().st_mtime_ns) != (new.st_size, new.st_mtime_ns):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(source, file)
+
+
+def data_version() -> str:
+    """Return the version of the snapshot that the last `ingest` stage took: the hash of its files' names and bytes."""
+    [out] = yaml.safe_load(Path("dvc.lock").read_text(encoding="utf-8"))["stages"]["ingest"]["outs"]
+    return out["md5"].removesuffix(".dir")
+
+
+def git(*words: str) -> str:
+    """Return what git says, or "" when it cannot."""
+    return subprocess.run(["git", *words], capture_output=True, text=True, check=False).stdout.strip()
+
+
+def say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def locked() -> Iterator[Any]:
+    """Give DVC's view of this project while no other process works on it; raises ProjectError when one does."""
+    os.environ["DVC_NO_ANALYTICS"] = "1"
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # on a busy machine waiting threads else spin: a fit took 10 x
+    from dvc.exceptions import DvcException, NotDvcRepoError
+    from dvc.lock import LockError
+    from dvc.logger import setup
+    from dvc.repo import Repo, lock_repo
+
+    if not git("rev-parse", "HEAD"):
+        raise ProjectError("a run names the commit it was trained from: `git init`, then commit everything")
+    setup(logging.ERROR)
+    try:
+        with Repo() as repo, lock_repo(repo):
+            yield repo
+    except NotDvcRepoError as error:
+        raise ProjectError(f"{error}: run this in the project's own folder") from error
+    except LockError as error:
+        holder = Path(".dvc/tmp/lock").read_text(encoding="utf-8").strip()
+        raise ProjectError(f"process {holder} works on the pipeline here: wait until it ends, run this again") from error
+    except DvcException as error:
+        raise ProjectError(f"DVC: {error}") from error
+
+
+def bring_up_to_date(repo: Any, chosen: Training) -> list[str]:
+    """Run each stage that is stale, as `dvc repro` would but in this process; return the names of those that ran."""
+    from dvc.exceptions import ReproductionError
+    from dvc.stage.cache import RunCacheNotFoundError
+
+    from .stages import STAGES, validate_beside
+
+    here = {**STAGES, "validate": validate_beside}
+
+    def reproduce(stage: Any, upstream: Any, **_: Any) -> Any:
+        gone = stage.name == "register" and chosen.lost_store
+        if not gone and not stage.changed(upstream=upstream):
+            return None
+        try:
+            if gone:
+                raise RunCacheNotFoundError(stage)
+            repo.stage_cache.restore(stage)  # made before of the same inputs: its outputs come from DVC's cache
+        except RunCacheNotFoundError:
+            stage.remove_outs()
+            start = time.perf_counter()
+            here[stage.name]()
+            ran.append(stage.name)
+            say(f"{stage.name}: {time.perf_counter() - start:.1f} s")
+        stage.save()
+        stage.commit()
+        stage.dump(update_pipeline=False)
+        return stage
+
+    ran: list[str] = []
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            repo.reproduce(repro_fn=reproduce)
+    except ReproductionError as error:
+        cause = error.__cause__
+        raise (cause if cause else error) from None
+    return [name for name in ran if name != "ingest"]

@@ -1,0 +1,45 @@
+"""A registered version as MLflow opens it: raw rows in, predictions out. Runs from the version's own folder.
+
+The version carries the package's code as it was at training, so its rows are prepared as its training rows were,
+whatever features.py has become since. No pickle: the model file is the one that model.py writes.
+"""
+
+import hashlib
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import mlflow
+import pandas as pd
+
+
+def import_package(folder: Path) -> ModuleType:
+    """Return the package in FOLDER, imported under a name of its own beside whatever version is imported already."""
+    name = f"registered_{hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:12]}"
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(
+            name, folder / "__init__.py", submodule_search_locations=[str(folder)]
+        )
+        assert spec and spec.loader
+        sys.modules[name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[name])
+    return sys.modules[name]
+
+
+class Registered(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
+    def load_context(self, context: Any) -> None:
+        name = import_package(Path(context.artifacts["code"])).__name__
+        self.features, self.model, self.handoff = (
+            importlib.import_module(f"{name}.{module}") for module in ("features", "model", "ops.handoff")
+        )
+        self.note = self.handoff.read_note(Path(context.artifacts["note"]))
+        self.fitted = self.model.load(Path(context.artifacts["model"]))
+
+    def predict(self, context: Any, model_input: pd.DataFrame, params: dict | None = None) -> pd.DataFrame:
+        rows = self.handoff.as_rows(model_input, self.note["columns"])
+        return pd.DataFrame({self.note["output"]: self.model.predict(self.fitted, self.features.build(rows))})
+
+
+mlflow.models.set_model(Registered())

@@ -1,0 +1,96 @@
+"""Train: from gathered rows to a tracked run and a registered model version; only what is stale is done again.
+
+python -m {package} train
+python -m {package} train --set family=forest --set parameters.max_depth=12
+python -m {package} train --data raw@1a2b3c4d      # another version, or another data set
+python -m {package} train --sample 0.1             # for a pull request: tracked as an experiment, not registered
+
+Stages are those of dvc.yaml: ingest, validate, split, train, evaluate, register. Bad data stops it with exit 3.
+"""
+
+import argparse
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from . import ProjectError, UsageError, pipeline, settings
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--data", metavar="NAME[@VERSION]", help="data set, or one version of it (default: conf)")
+    parser.add_argument("--sample", type=float, metavar="SHARE", help="train on this share of the rows, 0 to 1")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="over a key of conf/training.yml")
+    parser.add_argument("--stage", help="run this stage alone, with the settings of the last run; for `dvc repro`")
+    parser.add_argument("--json", action="store_true", help="print JSON for machines")
+
+
+def run(options: argparse.Namespace) -> None:
+    if options.stage:
+        return run_stage(options.stage)
+    chosen = resolve(options)
+    with pipeline.locked() as repo:
+        pipeline.SETTINGS.parent.mkdir(parents=True, exist_ok=True)
+        pipeline.SETTINGS.write_text(yaml.safe_dump(chosen.model_dump(), sort_keys=False), encoding="utf-8")
+        ran = pipeline.bring_up_to_date(repo, chosen)
+        result = summary(chosen, ran)
+    print(json.dumps(result) if options.json else sentence(result))
+
+
+def run_stage(name: str) -> None:
+    from .stages import STAGES
+
+    if name not in STAGES:
+        raise UsageError(f"no stage {name!r}; there are: {', '.join(STAGES)}")
+    STAGES[name]()
+
+
+def resolve(options: argparse.Namespace) -> pipeline.Training:
+    """Return conf/training.yml with the options over it; raises ProjectError when a run could not be told apart later."""
+    changes: dict[str, Any] = {}
+    for text in options.set:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise UsageError(f"--set {text}: must be KEY=VALUE, such as seed=7 or parameters.max_iter=50")
+        changes[key] = yaml.safe_load(value)
+    if uri := os.environ.get("MLFLOW_TRACKING_URI"):
+        changes.setdefault("tracking_uri", uri)
+    changes |= {key: value for key in ("data", "sample") if (value := getattr(options, key)) is not None}
+    chosen = settings.read("training", pipeline.Training, changes)
+    if chosen.sample < 1:
+        chosen = chosen.model_copy(update={"tags": {**chosen.tags, "purpose": "experiment"}})
+    if absent := [name for name in chosen.required_tags if not chosen.tags.get(name)]:
+        raise ProjectError(f"a run needs the tag {', '.join(absent)}: train --set tags.{absent[0]}=..., or conf/training.yml")
+    if not Path("uv.lock").is_file():
+        raise ProjectError("no uv.lock: a run names its environment. Run `uv lock` and commit the file")
+    return chosen
+
+
+def summary(chosen: pipeline.Training, ran: list[str]) -> dict[str, Any]:
+    """Return what came of it, for machines: the stages that ran, rows, metrics, run and version."""
+    return {
+        "ran": ran,
+        "data": f"{chosen.data.partition('@')[0]}@{pipeline.data_version()}",
+        "rows": pipeline.read_json(pipeline.SPLIT)["rows"],
+        **pipeline.read_json(pipeline.EVALUATION / "metrics.json"),
+        **pipeline.read_json(pipeline.REGISTERED),
+    }
+
+
+def sentence(result: dict[str, Any]) -> str:
+    """Return the same in one line for people."""
+    rows, name = result["rows"], result["primary"]
+    beside = [f"baseline {result['metrics']['baseline'][name]:.3f}"]
+    if champion := result["champion"]:
+        value = champion["metrics"][name] if "metrics" in champion else None
+        beside.append(f"champion {value:.3f}" if value is not None else f"champion not measured: {champion['error']}")
+    title = " ".join(word.upper() if len(word) <= 4 else word for word in name.split("_"))
+    version = f"{result['model']} version {result['version']}"
+    kept = {True: f"registered {version}", False: f"tracked as run {result['run_id'][:8]}, not registered"}
+    return (
+        f"trained on {rows['train']:,} rows, {title} {result['metrics']['test'][name]:.3f} on {rows['test']:,} held out "
+        f"({', '.join(beside)}), {kept[result['version'] is not None]}"
+        + ("" if "register" in result["ran"] else " before: nothing changed since")
+    )
