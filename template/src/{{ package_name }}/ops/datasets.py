@@ -26,9 +26,7 @@ def run(options: argparse.Namespace) -> None:
     if options.fetch:
         if options.to is None or (options.to.is_dir() and any(options.to.iterdir())):
             raise UsageError("--fetch needs --to FOLDER, empty or new: data that is there is never overwritten")
-        version = find(options.fetch)["version"]
-        with pipeline.locked() as repo:
-            restore(version, options.to, repo)
+        restore(find(options.fetch)["version"], options.to)
         return print(f"{sum(1 for _ in options.to.rglob('*.*'))} files of {options.fetch} are in {options.to}")
     if options.compare:
         found = compare(*map(find, options.compare))
@@ -38,7 +36,9 @@ def run(options: argparse.Namespace) -> None:
         return print(json.dumps(versions))
     for one in versions:
         times = f"{one['profile']['from'][:10]} to {one['profile']['to'][:10]}"
-        print(f"{one['name']}@{one['version'][:8]}  {one['profile']['rows']:>11,} rows  {times}  {one['runs']:>4} runs  first {one['first']}")
+        print(
+            f"{one['name']}@{one['version'][:8]}  {one['profile']['rows']:>11,} rows  {times}  {one['runs']:>4} runs  first {one['first']}"
+        )
 
 
 def profile(rows: pd.DataFrame) -> dict[str, Any]:
@@ -61,8 +61,9 @@ def known() -> list[dict[str, Any]]:
     """Return each data version that a run names, newest first: name, version, profile, how many runs, the first's day."""
     from . import tracking
 
+    _, client = tracking.open_store()
     found: dict[tuple[str, str], dict[str, Any]] = {}
-    for one in tracking.runs():
+    for one in tracking.search(client):
         for used in one.inputs.dataset_inputs:
             dataset, day = used.dataset, tracking.moment(one.info.start_time)
             entry = {"name": dataset.name, "version": dataset.digest, "profile": json.loads(dataset.profile), "runs": 0}
@@ -90,7 +91,11 @@ def compare(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
         for name, column in one["profile"]["columns"].items():
             facts |= {f"{name} {key}": value for key, value in column.items()}
         flat.append(facts)
-    return {key: [flat[0].get(key), flat[1].get(key)] for key in {**flat[0], **flat[1]} if flat[0].get(key) != flat[1].get(key)}
+    return {
+        key: [flat[0].get(key), flat[1].get(key)]
+        for key in {**flat[0], **flat[1]}
+        if flat[0].get(key) != flat[1].get(key)
+    }
 
 
 def table(differences: dict[str, Any]) -> str:
@@ -107,20 +112,44 @@ def publish(version: str) -> None:
 
     with Repo() as repo:
         if failed := repo.cloud.push([HashInfo("md5", f"{version}.dir")]).failed:
-            raise ProjectError(f"{len(failed)} files of data version {version[:8]} did not reach DVC's remote (.dvc/config)")
+            raise ProjectError(
+                f"{len(failed)} files of data version {version[:8]} did not reach DVC's remote (.dvc/config)"
+            )
 
 
-def restore(version: str, folder: Path) -> None:
-    """Make FOLDER hold the files of a data version as they were, from DVC's cache or else its remote."""
+def ensure(version: str) -> dict[Path, Path]:
+    """Return where DVC's cache holds each file of a data version ({its path: its bytes}), fetched when it does not."""
     from dvc.repo import Repo
     from dvc_data.hashfile import load
     from dvc_data.hashfile.hash_info import HashInfo
 
+    def cached() -> dict[Path, Path]:
+        tree: Any = load(cache, wanted)
+        files = {Path(*key): Path(cache.oid_to_path(content.value)) for key, _, content in tree}
+        for file in files.values():
+            file.stat()
+        return files
+
     with Repo() as repo:
         wanted, cache = HashInfo("md5", f"{version}.dir"), repo.cache.local
-        repo.cloud.pull([wanted])
         try:
-            tree = load(cache, wanted)
-            pipeline.mirror({Path(*key): Path(cache.oid_to_path(content.value)) for key, _, content in tree}, folder)
-        except FileNotFoundError as error:
-            raise ProjectError(f"data version {version[:8]} is neither in DVC's cache nor on its remote: {error}") from error
+            return cached()
+        except FileNotFoundError:
+            repo.cloud.pull([wanted])
+        try:
+            return cached()
+        except FileNotFoundError:
+            raise ProjectError(
+                f"data version {version[:8]} is neither in DVC's cache nor on its remote (.dvc/config)"
+            ) from None
+
+
+def restore(version: str, folder: Path) -> None:
+    """Make FOLDER hold the files of a data version, byte by byte as they were."""
+    pipeline.mirror(ensure(version), folder)
+
+
+def short(name: str) -> str:
+    """Return NAME@VERSION as people write it, with the first 8 digits of its 32."""
+    data, _, version = name.partition("@")
+    return f"{data}@{version[:8]}" if version else data

@@ -1,6 +1,5 @@
 """What a candidate is worth: metrics on each split, beside the baseline and the champion, and plots."""
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,7 +8,7 @@ from matplotlib.figure import Figure
 from sklearn import metrics as sk
 
 from .. import data, features, model
-from . import handoff, tracking
+from . import handoff, recording
 from .pipeline import EVALUATION, FITTED, read_settings, write_json
 
 N_DRAWN = 20_000  # points a curve or cloud is drawn from; more only makes the file larger
@@ -19,14 +18,12 @@ N_PERMUTED = 2_000  # rows that importance is measured on: it varies by less tha
 def write(fitted: Any, splits: dict[str, pd.DataFrame]) -> None:
     """Write metrics.json, HANDOFF.md and the plots into models/candidate/evaluation."""
     EVALUATION.mkdir(parents=True, exist_ok=True)
-    predicted = {
-        name: model.predict(fitted, features.build(rows[features.COLUMNS])) for name, rows in splits.items()
-    }
+    predicted = {name: model.predict(fitted, features.build(rows[features.COLUMNS])) for name, rows in splits.items()}
     train, test = splits["train"], splits["test"]
     measured = {name: model.metrics(rows[data.TARGET], predicted[name]) for name, rows in splits.items()}
     measured["baseline"] = model.metrics(test[data.TARGET], model.baseline(train[data.TARGET], len(test)))
     importance = permuted(fitted, test, measured["test"][model.PRIMARY])
-    champion = tracking.measure_champion(read_settings(), test)
+    champion = recording.measure_champion(read_settings(), test)
     result = {"primary": model.PRIMARY, "metrics": measured, "champion": champion, "importance": importance}
     write_json(EVALUATION / "metrics.json", result)
     handoff.write_note(FITTED / "model.skops", fitted, train, test, folder=EVALUATION)
@@ -49,9 +46,7 @@ def permuted(fitted: Any, rows: pd.DataFrame, _: float) -> dict[str, float]:
         return sign * model.metrics(rows[data.TARGET], model.predict(fitted, inputs))[model.PRIMARY]
 
     order, whole = generator.permutation(len(rows)), value(inputs)
-    lost = {
-        name: whole - value(inputs.assign(**{name: inputs[name].to_numpy()[order]})) for name in inputs.columns
-    }
+    lost = {name: whole - value(inputs.assign(**{name: inputs[name].to_numpy()[order]})) for name in inputs.columns}
     return dict(sorted(lost.items(), key=lambda item: -item[1]))
 
 

@@ -17,6 +17,7 @@ import yaml
 
 from . import ProjectError, settings
 
+STAGES = ("ingest", "validate", "split", "train", "evaluate", "register")
 SETTINGS = Path("data/pipeline/settings.yml")  # what `train` resolved conf/training.yml and its options to
 SNAPSHOT = Path("data/snapshot")  # the rows of this run: a copy, so that the store may grow meanwhile
 SPLIT = Path("data/pipeline/split.json")
@@ -115,19 +116,21 @@ def locked() -> Iterator[Any]:
         raise ProjectError(f"{error}: run this in the project's own folder") from error
     except LockError as error:
         holder = Path(".dvc/tmp/lock").read_text(encoding="utf-8").strip()
-        raise ProjectError(f"process {holder} works on the pipeline here: wait until it ends, run this again") from error
+        raise ProjectError(
+            f"process {holder} works on the pipeline here: wait until it ends, run this again"
+        ) from error
     except DvcException as error:
         raise ProjectError(f"DVC: {error}") from error
 
 
-def bring_up_to_date(repo: Any, chosen: Training) -> list[str]:
-    """Run each stage that is stale, as `dvc repro` would but in this process; return the names of those that ran."""
+def bring_up_to_date(repo: Any, chosen: Training, until: str = "register") -> list[str]:
+    """Run each stage up to UNTIL that is stale, as `dvc repro` would but in this process; return the names of those that ran."""
     from dvc.exceptions import ReproductionError
     from dvc.stage.cache import RunCacheNotFoundError
 
-    from .stages import STAGES, validate_beside
+    from . import stages
 
-    here = {**STAGES, "validate": validate_beside}
+    here = {**stages.STAGES, "validate": stages.validate_beside}
 
     def reproduce(stage: Any, upstream: Any, **_: Any) -> Any:
         gone = stage.name == "register" and chosen.lost_store
@@ -151,7 +154,7 @@ def bring_up_to_date(repo: Any, chosen: Training) -> list[str]:
     ran: list[str] = []
     try:
         with contextlib.redirect_stdout(sys.stderr):
-            repo.reproduce(repro_fn=reproduce)
+            repo.reproduce(until, repro_fn=reproduce)
     except ReproductionError as error:
         cause = error.__cause__
         raise (cause if cause else error) from None

@@ -13,6 +13,7 @@ from typing import Any
 
 import mlflow
 import pandas as pd
+from mlflow.pyfunc.model import PythonModel
 
 
 def import_package(folder: Path) -> ModuleType:
@@ -28,7 +29,7 @@ def import_package(folder: Path) -> ModuleType:
     return sys.modules[name]
 
 
-class Registered(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
+class Registered(PythonModel):
     def load_context(self, context: Any) -> None:
         name = import_package(Path(context.artifacts["code"])).__name__
         self.features, self.model, self.handoff = (

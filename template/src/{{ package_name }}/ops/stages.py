@@ -11,8 +11,19 @@ import numpy as np
 import pandas as pd
 
 from .. import data
-from . import ProjectError, Refused, store
-from .pipeline import EVALUATION, FITTED, REGISTERED, SNAPSHOT, SPLIT, files, mirror, read_json, read_settings, say, write_json
+from . import ProjectError, Refused, pipeline, store
+from .pipeline import (
+    FITTED,
+    REGISTERED,
+    SNAPSHOT,
+    SPLIT,
+    files,
+    mirror,
+    read_json,
+    read_settings,
+    say,
+    write_json,
+)
 
 
 def ingest() -> None:
@@ -44,12 +55,14 @@ def validate_beside() -> None:
     """Validate in a process of its own: Great Expectations takes as long to import as what the later stages need."""
     command = [sys.executable, "-m", __name__.partition(".")[0], "train", "--stage", "validate"]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as checking:
-        from . import evaluation
+        from . import evaluation, tracking  # noqa: F401
 
-        evaluation.tracking.library()
+        tracking.library()
         _, said = checking.communicate()
     if checking.returncode:
-        raise (Refused if checking.returncode == Refused.exit_code else ProjectError)(said.removeprefix("error: ").strip())
+        raise (Refused if checking.returncode == Refused.exit_code else ProjectError)(
+            said.removeprefix("error: ").strip()
+        )
 
 
 def split() -> None:
@@ -63,7 +76,9 @@ def split() -> None:
     parts = cut(part, cuts)
     for name, some in parts.items():
         if some.empty or (data.PROBLEM == "classification" and some[data.TARGET].nunique() < 2):
-            raise ProjectError(f"the {name} split has {len(some)} rows and {some[data.TARGET].nunique()} classes: more data")
+            raise ProjectError(
+                f"the {name} split has {len(some)} rows and {some[data.TARGET].nunique()} classes: more data"
+            )
     counts = {name: len(some) for name, some in parts.items()}
     write_json(SPLIT, {"sample": chosen.sample, "cuts": cuts, "rows": counts, "profile": profile(rows)})
 
@@ -99,14 +114,12 @@ def evaluate() -> None:
 
 def register() -> None:
     """Track the run and, unless it is an experiment, register its model as the challenger."""
-    from . import tracking
+    from . import recording
 
-    write_json(REGISTERED, tracking.record(read_settings()))
+    write_json(REGISTERED, recording.record(read_settings()))
 
 
-STAGES: dict[str, Callable[[], None]] = {
-    stage.__name__: stage for stage in (ingest, validate, split, train, evaluate, register)
-}
+STAGES: dict[str, Callable[[], None]] = {name: globals()[name] for name in pipeline.STAGES}
 
 
 def read_rows() -> pd.DataFrame:

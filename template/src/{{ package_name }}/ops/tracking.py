@@ -1,27 +1,15 @@
-"""Runs and the registry, in MLflow: what is recorded of a run and what a registered version carries."""
+"""The store of runs, versions and releases, in MLflow: how it is opened, and how things in it are found."""
 
-import hashlib
-import json
+import contextlib
 import logging
 import os
-import re
-import shutil
-import tempfile
-import tomllib
+from collections.abc import Iterator
 from datetime import UTC, datetime
-from importlib.metadata import version as installed
 from pathlib import Path
-from platform import python_version
 from typing import Any
 
-import pandas as pd
-
-from .. import data, features, model
-from . import ProjectError, datasets, pipeline, settings, store
-from .handoff import as_rows, read_note
-from .pipeline import EVALUATION, FITTED, SETTINGS, SPLIT, Training, git, read_json
-
-TYPES = {"text": "string", "category": "string", "number": "double", "time": "datetime", "boolean": "boolean"}
+from . import ProjectError, settings, store
+from .pipeline import Training
 
 
 def library() -> Any:
@@ -38,148 +26,118 @@ def connect(uri: str) -> Any:
     """Return an MLflow client of the store at URI (tracking_uri in conf/training.yml), which is made when it is new."""
     uri, mlflow = settings.expand(uri), library()
     mlflow.set_tracking_uri(uri)
-    return mlflow.MlflowClient(uri)
+    try:
+        return mlflow.MlflowClient(uri)
+    except mlflow.MlflowException as error:
+        raise ProjectError(
+            f"the store of runs cannot be opened: {error}; mend tracking_uri in conf/training.yml"
+        ) from error
 
 
-def record(chosen: Training) -> dict[str, Any]:
-    """Track the run at hand and register its model unless it is an experiment; return run, model and version.
-
-    What a killed run recorded is found again when it is whole, and marked as killed when it is not.
-    """
-    datasets.publish(pipeline.data_version())
-    client = connect(chosen.tracking_uri)
-    made_of = [read_note(EVALUATION / "HANDOFF.md")["sha256"], pipeline.data_version()]
-    candidate = hashlib.sha256("".join([*made_of, (EVALUATION / "metrics.json").read_text()]).encode()).hexdigest()
-    place = experiment(client, chosen.tags["purpose"])
-    done = None
-    for run in client.search_runs([place], f"tags.candidate = '{candidate}'"):
-        if run.info.status == "FINISHED":
-            done = run
-        elif run.info.status == "RUNNING":
-            client.set_terminated(run.info.run_id, "KILLED")
-    run = done or track(client, chosen, place, candidate)
-    result = {"run_id": run.info.run_id, "model": chosen.model, "version": None}
-    if chosen.tags["purpose"] != "experiment":
-        result["version"] = register(client, chosen.model, run)
-    return result
+def open_store() -> tuple[Training, Any]:
+    """Return conf/training.yml and a client of the store that it, or MLFLOW_TRACKING_URI, names."""
+    given = os.environ.get("MLFLOW_TRACKING_URI")
+    chosen = settings.read("training", Training, {"tracking_uri": given} if given else None)
+    return chosen, connect(chosen.tracking_uri)
 
 
 def experiment(client: Any, purpose: str) -> str:
-    """Return the id of WORKSPACE/PURPOSE, made when it is new: retraining and exploration stay apart."""
+    """Return the id of the experiment WORKSPACE/PURPOSE, made when it is new: what serves another purpose stays apart."""
     name = f"{store.read().workspace}/{purpose}"
     found = client.get_experiment_by_name(name)
     return found.experiment_id if found else client.create_experiment(name)
 
 
-def runs(filter_string: str = "", limit: int = 1000) -> list[Any]:
-    """Return this workspace's runs, newest first."""
-    chosen = settings.read("training", Training)
-    client = connect(os.environ.get("MLFLOW_TRACKING_URI") or chosen.tracking_uri)
-    places = client.search_experiments(filter_string=f"name LIKE '{store.read().workspace}/%'")
-    if not places:
-        return []
-    return client.search_runs([one.experiment_id for one in places], filter_string, max_results=limit)
+def search(client: Any, filter_string: str = "", limit: int = 50_000, releases: bool = False) -> list[Any]:
+    """Return this workspace's training runs, or its releases, newest first."""
+    workspace = store.read().workspace
+    places = client.search_experiments(filter_string=f"name LIKE '{workspace}/%'")
+    ids = [one.experiment_id for one in places if (one.name == f"{workspace}/release") == releases]
+    found: list[Any] = []
+    token = None
+    while ids and len(found) < limit:
+        page = client.search_runs(ids, filter_string, max_results=min(1000, limit), page_token=token)
+        found += page
+        token = page.token
+        if not token:
+            break
+    return found[:limit]
+
+
+def find(client: Any, chosen: Training, text: str) -> Any:
+    """Return the run that TEXT names: the start of its id, or the number of the version that it made."""
+    if text.isdigit() and len(text) < 6:
+        return client.get_run(find_version(client, chosen.model, text).run_id)
+    fits = [run for run in search(client) if text and run.info.run_id.startswith(text)]
+    if len(fits) != 1:
+        raise ProjectError(f"{len(fits)} runs begin with {text}, must be one: `runs` lists them")
+    return fits[0]
+
+
+def find_version(client: Any, name: str, version: str) -> Any:
+    """Return version VERSION of model NAME."""
+    made = client.search_model_versions(f"name = '{name}'")
+    for one in made:
+        if str(one.version) == version:
+            return one
+    numbers = sorted(int(one.version) for one in made)
+    raise ProjectError(f"{name} has no version {version}; there are: {', '.join(map(str, numbers)) or 'none yet'}")
+
+
+def aliases(client: Any, name: str) -> dict[str, str]:
+    """Return the version behind each alias of model NAME, such as {"champion": "4"}."""
+    found = [model for model in client.search_registered_models(f"name = '{name}'") if model.name == name]
+    return {alias: str(version) for alias, version in found[0].aliases.items()} if found else {}
+
+
+def describe(client: Any, chosen: Training, runs: list[Any]) -> list[dict[str, Any]]:
+    """Return what there is to say of each run: id, start, tags, parameters, metrics, version and its aliases."""
+    versions = {one.run_id: str(one.version) for one in client.search_model_versions(f"name = '{chosen.model}'")}
+    names = aliases(client, chosen.model)
+    return [
+        {
+            "run": run.info.run_id,
+            "started": moment(run.info.start_time),
+            "status": run.info.status,
+            "version": versions.get(run.info.run_id),
+            "aliases": sorted(name for name, version in names.items() if version == versions.get(run.info.run_id)),
+            "tags": {key: value for key, value in run.data.tags.items() if not key.startswith("mlflow.")},
+            "parameters": run.data.params,
+            "metrics": run.data.metrics,
+        }
+        for run in runs
+    ]
 
 
 def moment(milliseconds: int) -> str:
     return f"{datetime.fromtimestamp(milliseconds / 1000, UTC):%Y-%m-%d %H:%M}"
 
 
-def track(client: Any, chosen: Training, place: str, candidate: str) -> Any:
-    """Return the finished run that holds all that the candidate was made of."""
-    import mlflow
-    from mlflow.entities import Dataset, DatasetInput, InputTag
-
-    fit, cut, worth = read_json(FITTED / "fit.json"), read_json(SPLIT), read_json(EVALUATION / "metrics.json")
-    name, version = chosen.data.partition("@")[0], pipeline.data_version()
-    tags = {**chosen.tags, "candidate": candidate, "data": f"{name}@{version}", "family": chosen.family, **provenance()}
-    source = json.dumps({"remote": "dvc", "md5": f"{version}.dir"})
-    columns = json.dumps({column: facts["type"] for column, facts in cut["profile"]["columns"].items()})
-    dataset = Dataset(name, version, "dvc", source, columns, json.dumps(cut["profile"]))
-    with mlflow.start_run(experiment_id=place, run_name=f"{chosen.family}-{candidate[:6]}", tags=tags) as run:
-        client.log_inputs(run.info.run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])])
-        settled = chosen.model_dump(exclude={"tags", "required_tags", "tracking_uri", "parameters"})
-        mlflow.log_params({**settled, **fit["parameters"]})
-        mlflow.log_metrics({f"{part}_{key}": value for part, of in worth["metrics"].items() for key, value in of.items()})
-        mlflow.log_metrics({"fit_seconds": fit["seconds"], **{f"{part}_rows": n for part, n in cut["rows"].items()}})
-        for file in (SETTINGS, SPLIT, Path("uv.lock"), *Path("data/pipeline").glob("validation.*")):
-            mlflow.log_artifact(str(file))
-        mlflow.log_artifacts(str(EVALUATION), "evaluation")
-        log_model()
-    return client.get_run(run.info.run_id)
+def download(client: Any, name: str, version: str) -> Path:
+    """Return a folder that holds the model file and HANDOFF.md of a registered version."""
+    made = find_version(client, name, version)
+    return Path(library().artifacts.download_artifacts(f"models:/{name}/{made.version}")) / "artifacts"
 
 
-def log_model() -> None:
-    """Log the model file and its note with the package's code, so that raw rows go in wherever it is opened."""
-    import mlflow
-    from mlflow.models import ModelSignature
-    from mlflow.types import ColSpec, Schema
-
-    note, package = read_note(EVALUATION / "HANDOFF.md"), Path(data.__file__).parent
-    inputs = [ColSpec(TYPES[rule["type"]], name, not rule.get("null")) for name, rule in note["columns"].items()]
-    example = as_rows(pd.DataFrame([note["example"]["row"]]), note["columns"])
-    with tempfile.TemporaryDirectory() as folder:
-        code = Path(folder) / "code"
-        shutil.copytree(package, code, ignore=shutil.ignore_patterns("__pycache__"))
-        mlflow.pyfunc.log_model(
-            name="model",
-            python_model=str(package / "ops/registered.py"),
-            artifacts={"model": str(FITTED / note["model_file"]), "note": str(EVALUATION / "HANDOFF.md"), "code": str(code)},
-            signature=ModelSignature(Schema(inputs), Schema([ColSpec("double", note["output"])])),
-            input_example=example,
-            pip_requirements=requirements(),
-        )
+def read_artifact(client: Any, run: Any, name: str) -> str:
+    return Path(client.download_artifacts(run.info.run_id, name)).read_text(encoding="utf-8")
 
 
-def register(client: Any, name: str, run: Any) -> str:
-    """Return the version of model NAME that RUN made, registered in one step with its tags, as the challenger."""
-    from mlflow.exceptions import MlflowException
-
-    try:
-        client.get_registered_model(name)
-    except MlflowException:
-        client.create_registered_model(name, description=f"Predicts {model.OUTPUT} from {len(features.COLUMNS)} columns.")
-    made = client.search_model_versions(f"name = '{name}' and run_id = '{run.info.run_id}'")
-    if not made:
-        tags = {key: value for key, value in run.data.tags.items() if not key.startswith("mlflow.")}
-        [logged] = run.outputs.model_outputs
-        made = [client.create_model_version(name, f"models:/{logged.model_id}", run.info.run_id, tags, model_id=logged.model_id)]
-    client.set_registered_model_alias(name, "challenger", made[0].version)
-    return str(made[0].version)
+@contextlib.contextmanager
+def release(client: Any, facts: dict[str, str]) -> Iterator[None]:
+    """Record a release around the block that makes it. A record is a run, so nobody edits it away by the next one."""
+    run = client.create_run(experiment(client, "release"), tags=facts, run_name=f"{facts['model']}-{facts['version']}")
+    yield
+    for key in ("by", "at", "reason"):
+        client.set_model_version_tag(facts["model"], facts["version"], f"released_{key}", facts[key])
+    client.set_terminated(run.info.run_id)
 
 
-def measure_champion(chosen: Training, rows: pd.DataFrame) -> dict[str, Any] | None:
-    """Return the champion's version and its metrics on ROWS, prepared by the code it was trained with; None without one."""
-    client = connect(chosen.tracking_uri)
-    import mlflow
-    from mlflow.exceptions import MlflowException
-
-    try:
-        version = str(client.get_model_version_by_alias(chosen.model, "champion").version)
-    except MlflowException:
-        return None
-    try:
-        champion = mlflow.pyfunc.load_model(f"models:/{chosen.model}/{version}")
-        predicted = champion.predict(rows[champion.metadata.get_input_schema().input_names()])
-    except Exception as error:  # of an older version's code, on columns that may be gone: said, never hidden
-        return {"version": version, "error": f"{type(error).__name__}: {error}"}
-    return {"version": version, "metrics": model.metrics(rows[data.TARGET], predicted.iloc[:, 0].to_numpy())}
-
-
-def provenance() -> dict[str, str]:
-    """Return where the code and the environment of this run come from; dvc.lock, which the run itself writes, aside."""
-    origin = re.sub(r"//[^/@]+@", "//", git("remote", "get-url", "origin"))  # without a password
-    return {
-        "commit": git("rev-parse", "HEAD"),
-        "dirty": str(bool(git("status", "--porcelain", "--", ".", ":!dvc.lock"))).lower(),
-        "repository": origin or "none",
-        "lock": hashlib.sha256(Path("uv.lock").read_bytes()).hexdigest(),
-        "python": python_version(),
-    }
-
-
-def requirements() -> list[str]:
-    """Return what a version needs to run, as installed here: the project's own dependencies and MLflow."""
-    listed = tomllib.loads(Path("pyproject.toml").read_text(encoding="utf-8"))["project"]["dependencies"]
-    names = [re.match(r"[\w.-]+", line) for line in listed]
-    return [f"{name}=={installed(name)}" for name in (*(found[0] for found in names if found), "mlflow")]
+def releases(client: Any) -> list[dict[str, str]]:
+    """Return the releases of this workspace, newest first."""
+    names = ("at", "model", "version", "before", "by", "reason")
+    return [
+        {name: run.data.tags[name] for name in names}
+        for run in search(client, releases=True)
+        if run.info.status == "FINISHED"
+    ]

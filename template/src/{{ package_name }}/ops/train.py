@@ -18,33 +18,39 @@ import yaml
 
 from . import ProjectError, UsageError, pipeline, settings
 
+PURPOSES = ("training", "experiment", "retraining")
+
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", metavar="NAME[@VERSION]", help="data set, or one version of it (default: conf)")
     parser.add_argument("--sample", type=float, metavar="SHARE", help="train on this share of the rows, 0 to 1")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="over a key of conf/training.yml")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="over a key of conf/training.yml"
+    )
+    parser.add_argument(
+        "--until", default="register", metavar="STAGE", help="stop after this stage (default: register)"
+    )
     parser.add_argument("--stage", help="run this stage alone, with the settings of the last run; for `dvc repro`")
     parser.add_argument("--json", action="store_true", help="print JSON for machines")
 
 
 def run(options: argparse.Namespace) -> None:
+    for name in (options.until, options.stage or options.until):
+        if name not in pipeline.STAGES:
+            raise UsageError(f"no stage {name!r}; there are: {', '.join(pipeline.STAGES)}")
     if options.stage:
-        return run_stage(options.stage)
+        from .stages import STAGES
+
+        return STAGES[options.stage]()
     chosen = resolve(options)
     with pipeline.locked() as repo:
         pipeline.SETTINGS.parent.mkdir(parents=True, exist_ok=True)
         pipeline.SETTINGS.write_text(yaml.safe_dump(chosen.model_dump(), sort_keys=False), encoding="utf-8")
-        ran = pipeline.bring_up_to_date(repo, chosen)
-        result = summary(chosen, ran)
+        ran = pipeline.bring_up_to_date(repo, chosen, options.until)
+    if options.until != "register":
+        return print(f"stages up to {options.until} are up to date; new: {', '.join(ran) or 'none'}")
+    result = summary(chosen, ran)
     print(json.dumps(result) if options.json else sentence(result))
-
-
-def run_stage(name: str) -> None:
-    from .stages import STAGES
-
-    if name not in STAGES:
-        raise UsageError(f"no stage {name!r}; there are: {', '.join(STAGES)}")
-    STAGES[name]()
 
 
 def resolve(options: argparse.Namespace) -> pipeline.Training:
@@ -61,8 +67,17 @@ def resolve(options: argparse.Namespace) -> pipeline.Training:
     chosen = settings.read("training", pipeline.Training, changes)
     if chosen.sample < 1:
         chosen = chosen.model_copy(update={"tags": {**chosen.tags, "purpose": "experiment"}})
+    if chosen.tags.get("purpose", "training") not in PURPOSES:
+        raise ProjectError(f"tags.purpose is {chosen.tags['purpose']!r}, must be one of {', '.join(PURPOSES)}")
     if absent := [name for name in chosen.required_tags if not chosen.tags.get(name)]:
-        raise ProjectError(f"a run needs the tag {', '.join(absent)}: train --set tags.{absent[0]}=..., or conf/training.yml")
+        raise ProjectError(
+            f"a run needs the tag {', '.join(absent)}: train --set tags.{absent[0]}=..., or conf/training.yml"
+        )
+    name, _, version = chosen.data.partition("@")
+    if version and len(version) < 32:
+        from .datasets import find
+
+        chosen = chosen.model_copy(update={"data": f"{name}@{find(chosen.data)['version']}"})
     if not Path("uv.lock").is_file():
         raise ProjectError("no uv.lock: a run names its environment. Run `uv lock` and commit the file")
     return chosen

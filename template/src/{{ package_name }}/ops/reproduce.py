@@ -1,0 +1,92 @@
+"""Rebuild a run from its commit, data version and settings, and say by how much its metrics differ.
+
+python -m {package} reproduce 3f2a1b9c
+python -m {package} reproduce 4            # the run of a registered version
+
+It trains in a copy of the commit, away from your files, in the locked environment. On one machine the difference is
+zero; exit 3 when it is not.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from . import ProjectError, Refused, datasets, pipeline, recording, tracking
+from .datasets import short
+from .pipeline import git, say
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", help="a run by the start of its id, or a version by its number")
+    parser.add_argument("--json", action="store_true", help="print JSON for machines")
+
+
+def run(options: argparse.Namespace) -> None:
+    chosen, client = tracking.open_store()
+    original = tracking.find(client, chosen, options.run)
+    name, tags = original.info.run_id[:8], original.data.tags
+    if tags.get("dirty") != "false":
+        raise Refused(f"run {name} was trained with uncommitted changes: no commit holds its code")
+    metrics = rebuild(tags, yaml.safe_load(tracking.read_artifact(client, original, "settings.yml")))
+    rebuilt = {f"{part}_{key}": value for part, of in metrics["metrics"].items() for key, value in of.items()}
+    differences = {key: value - original.data.metrics[key] for key, value in rebuilt.items()}
+    worst = max(differences, key=lambda key: abs(differences[key]))
+    if options.json:
+        print(json.dumps({"run": original.info.run_id, "differences": differences}))
+    line = f"run {name} rebuilt from commit {tags['commit'][:8]} and {short(tags['data'])}"
+    if differences[worst]:
+        raise Refused(f"{line}: {worst} differs by {differences[worst]:g}")
+    if not options.json:
+        print(f"{line}: {len(differences)} metrics, no difference")
+
+
+def rebuild(tags: dict[str, str], chosen: dict[str, Any]) -> dict[str, Any]:
+    """Return the metrics of a training at the commit of TAGS, on its data version, with the settings CHOSEN."""
+    datasets.ensure(tags["data"].partition("@")[2])
+    with tempfile.TemporaryDirectory() as place:
+        tree = Path(place) / "commit"
+        added = subprocess.run(
+            ["git", "worktree", "add", "--detach", tree, tags["commit"]], capture_output=True, text=True, check=False
+        )
+        if added.returncode:
+            raise ProjectError(f"commit {tags['commit'][:8]} is not in this clone: {added.stderr.strip()}")
+        try:
+            return train_in(tree / git("rev-parse", "--show-prefix"), tags, chosen)
+        finally:
+            subprocess.run(["git", "worktree", "remove", "--force", tree], capture_output=True, check=False)
+
+
+def train_in(folder: Path, tags: dict[str, str], chosen: dict[str, Any]) -> dict[str, Any]:
+    cache = Path(".dvc/cache").resolve()
+    (folder / ".dvc/config.local").write_text(f"['remote \"local\"']\n    url = {cache}\n", encoding="utf-8")
+    chosen["tags"]["purpose"] = "experiment"
+    words = [f"--set={key}={json.dumps(value)}" for key, value in chosen.items() if key not in ("data", "tracking_uri")]
+    same = tags["lock"] == recording.provenance()["lock"]
+    python = [sys.executable] if same else ["uv", "run", "--project", str(folder), "--locked", "python"]
+    say(f"training at commit {tags['commit'][:8]}" + ("" if same else ", in its own locked environment"))
+    uri = str(tracking.library().get_tracking_uri())  # its champion is measured too; nothing is written there
+    environment = {**os.environ, "PYTHONPATH": str(folder / "src"), "MLFLOW_TRACKING_URI": absolute(uri)}
+    package = __name__.partition(".")[0]
+    done = subprocess.run(
+        [*python, "-m", package, "train", "--until", "evaluate", "--data", tags["data"], *words],
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        check=False,
+    )
+    if done.returncode:
+        raise ProjectError(f"the training at commit {tags['commit'][:8]} failed: the lines above say why")
+    return pipeline.read_json(folder / pipeline.EVALUATION / "metrics.json")
+
+
+def absolute(uri: str) -> str:
+    """Return the address of an SQLite store as it is called from any folder."""
+    scheme, marked, file = uri.partition(":///")
+    return f"{scheme}:///{Path(file).resolve()}" if marked and scheme == "sqlite" else uri
