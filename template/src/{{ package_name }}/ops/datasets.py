@@ -108,40 +108,43 @@ def table(differences: dict[str, Any]) -> str:
 def publish(version: str) -> None:
     """Copy a data version to DVC's remote, so that the run which names it can be reproduced elsewhere."""
     from dvc.repo import Repo
-    from dvc_data.hashfile.hash_info import HashInfo
 
     with Repo() as repo:
-        if failed := repo.cloud.push([HashInfo("md5", f"{version}.dir")]).failed:
-            raise ProjectError(
-                f"{len(failed)} files of data version {version[:8]} did not reach DVC's remote (.dvc/config)"
-            )
+        listing, files = contents(repo, version)
+        sent = repo.cloud.push([*files.values(), listing])  # the listing last: a version that is there is whole
+        if sent.failed:
+            raise ProjectError(f"{len(sent.failed)} files of data version {version[:8]} did not reach DVC's remote")
 
 
 def ensure(version: str) -> dict[Path, Path]:
     """Return where DVC's cache holds each file of a data version ({its path: its bytes}), fetched when it does not."""
     from dvc.repo import Repo
+    from dvc_data.hashfile.hash_info import HashInfo
+
+    with Repo() as repo:
+        try:
+            if not repo.cache.local.exists(f"{version}.dir"):
+                repo.cloud.pull([HashInfo("md5", f"{version}.dir")])
+            files = contents(repo, version)[1]
+            found = {path: Path(repo.cache.local.oid_to_path(content.value)) for path, content in files.items()}
+            if absent := [content for path, content in files.items() if not found[path].is_file()]:
+                repo.cloud.pull(absent)
+            for file in found.values():
+                file.stat()
+            return found
+        except FileNotFoundError:
+            where = "neither in DVC's cache nor on its remote (.dvc/config)"
+            raise ProjectError(f"data version {version[:8]} is {where}") from None
+
+
+def contents(repo: Any, version: str) -> tuple[Any, dict[Path, Any]]:
+    """Return DVC's name of a data version and, a file of it, of the file's bytes."""
     from dvc_data.hashfile import load
     from dvc_data.hashfile.hash_info import HashInfo
 
-    def cached() -> dict[Path, Path]:
-        tree: Any = load(cache, wanted)
-        files = {Path(*key): Path(cache.oid_to_path(content.value)) for key, _, content in tree}
-        for file in files.values():
-            file.stat()
-        return files
-
-    with Repo() as repo:
-        wanted, cache = HashInfo("md5", f"{version}.dir"), repo.cache.local
-        try:
-            return cached()
-        except FileNotFoundError:
-            repo.cloud.pull([wanted])
-        try:
-            return cached()
-        except FileNotFoundError:
-            raise ProjectError(
-                f"data version {version[:8]} is neither in DVC's cache nor on its remote (.dvc/config)"
-            ) from None
+    listing = HashInfo("md5", f"{version}.dir")
+    tree: Any = load(repo.cache.local, listing)
+    return listing, {Path(*key): content for key, _, content in tree}
 
 
 def restore(version: str, folder: Path) -> None:

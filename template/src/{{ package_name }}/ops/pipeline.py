@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
 import time
@@ -119,7 +120,7 @@ def locked() -> Iterator[Any]:
         raise ProjectError(
             f"process {holder} works on the pipeline here: wait until it ends, run this again"
         ) from error
-    except DvcException as error:
+    except (DvcException, sqlite3.Error) as error:
         raise ProjectError(f"DVC: {error}") from error
 
 
@@ -140,7 +141,7 @@ def bring_up_to_date(repo: Any, chosen: Training, until: str = "register") -> li
             if gone:
                 raise RunCacheNotFoundError(stage)
             repo.stage_cache.restore(stage)  # made before of the same inputs: its outputs come from DVC's cache
-        except RunCacheNotFoundError:
+        except (RunCacheNotFoundError, TypeError):  # TypeError: DVC was killed just when it made the entry
             stage.remove_outs()
             start = time.perf_counter()
             here[stage.name]()
@@ -156,6 +157,15 @@ def bring_up_to_date(repo: Any, chosen: Training, until: str = "register") -> li
         with contextlib.redirect_stdout(sys.stderr):
             repo.reproduce(until, repro_fn=reproduce)
     except ReproductionError as error:
-        cause = error.__cause__
-        raise (cause if cause else error) from None
+        cause = error.__cause__ or error
+        if type(cause).__module__.partition(".")[0] in (
+            "dvc",
+            "dvc_data",
+            "dvc_objects",
+            "mlflow",
+            "sqlalchemy",
+            "sqlite3",
+        ):
+            raise ProjectError(f"{cause}; what was finished before is kept, mend this and run it again") from error
+        raise cause from None
     return [name for name in ran if name != "ingest"]

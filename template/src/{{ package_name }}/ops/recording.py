@@ -60,7 +60,7 @@ def track(client: Any, chosen: Training, place: str, candidate: str) -> Any:
     with mlflow.start_run(experiment_id=place, run_name=f"{chosen.family}-{candidate[:6]}", tags=tags) as run:
         client.log_inputs(run.info.run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])])
         settled = chosen.model_dump(exclude={"tags", "required_tags", "tracking_uri", "parameters"})
-        mlflow.log_params({**settled, **fit["parameters"]})
+        mlflow.log_params({**settled, **fit["parameters"], "trained_before": cut["cuts"][0]})
         mlflow.log_metrics(
             {f"{part}_{key}": value for part, of in worth["metrics"].items() for key, value in of.items()}
         )
@@ -130,15 +130,21 @@ def measure_champion(chosen: Training, rows: pd.DataFrame) -> dict[str, Any] | N
     from mlflow.exceptions import MlflowException
 
     try:
-        version = str(client.get_model_version_by_alias(chosen.model, "champion").version)
+        made = client.get_model_version_by_alias(chosen.model, "champion")
     except MlflowException:
         return None
+    version = str(made.version)
     try:
         champion = mlflow.pyfunc.load_model(f"models:/{chosen.model}/{version}")
         predicted = champion.predict(rows[champion.metadata.get_input_schema().input_names()])
     except Exception as error:  # noqa: BLE001 - of an older version's code, on columns that may be gone: said, never hidden
         return {"version": version, "error": f"{type(error).__name__}: {error}"}
-    return {"version": version, "metrics": model.metrics(rows[data.TARGET], predicted.iloc[:, 0].to_numpy())}
+    learned_until = client.get_run(made.run_id).data.params.get("trained_before", "")
+    return {
+        "version": version,
+        "metrics": model.metrics(rows[data.TARGET], predicted.iloc[:, 0].to_numpy()),
+        "saw_rows": learned_until > str(rows[data.TIME].min()),  # it was trained on some of them: flattering
+    }
 
 
 def provenance() -> dict[str, str]:

@@ -37,12 +37,13 @@ def run(options: argparse.Namespace) -> None:
     metrics = rebuild(tags, yaml.safe_load(tracking.read_artifact(client, original, "settings.yml")))
     rebuilt = {f"{part}_{key}": value for part, of in metrics["metrics"].items() for key, value in of.items()}
     differences = {key: value - original.data.metrics[key] for key, value in rebuilt.items()}
-    worst = max(differences, key=lambda key: abs(differences[key]))
+    line = f"run {name} rebuilt from commit {tags['commit'][:8]} and {short(tags['data'])}"
     if options.json:
         print(json.dumps({"run": original.info.run_id, "differences": differences}))
-    line = f"run {name} rebuilt from commit {tags['commit'][:8]} and {short(tags['data'])}"
-    if differences[worst]:
-        raise Refused(f"{line}: {worst} differs by {differences[worst]:g}")
+    if differing := [f"{key} differs by {value:g}" for key, value in differences.items() if value]:
+        raise Refused(
+            f"{line}: {', '.join(differing)}; the other {len(differences) - len(differing)} metrics are equal"
+        )
     if not options.json:
         print(f"{line}: {len(differences)} metrics, no difference")
 
@@ -72,7 +73,7 @@ def train_in(folder: Path, tags: dict[str, str], chosen: dict[str, Any]) -> dict
     python = [sys.executable] if same else ["uv", "run", "--project", str(folder), "--locked", "python"]
     say(f"training at commit {tags['commit'][:8]}" + ("" if same else ", in its own locked environment"))
     uri = str(tracking.library().get_tracking_uri())  # its champion is measured too; nothing is written there
-    environment = {**os.environ, "PYTHONPATH": str(folder / "src"), "MLFLOW_TRACKING_URI": absolute(uri)}
+    environment = {**os.environ, "PYTHONPATH": str(folder / "src"), "MLFLOW_TRACKING_URI": uri}
     package = __name__.partition(".")[0]
     done = subprocess.run(
         [*python, "-m", package, "train", "--until", "evaluate", "--data", tags["data"], *words],
@@ -84,9 +85,3 @@ def train_in(folder: Path, tags: dict[str, str], chosen: dict[str, Any]) -> dict
     if done.returncode:
         raise ProjectError(f"the training at commit {tags['commit'][:8]} failed: the lines above say why")
     return pipeline.read_json(folder / pipeline.EVALUATION / "metrics.json")
-
-
-def absolute(uri: str) -> str:
-    """Return the address of an SQLite store as it is called from any folder."""
-    scheme, marked, file = uri.partition(":///")
-    return f"{scheme}:///{Path(file).resolve()}" if marked and scheme == "sqlite" else uri

@@ -53,6 +53,8 @@ def validate() -> None:
 
 def validate_beside() -> None:
     """Validate in a process of its own: Great Expectations takes as long to import as what the later stages need."""
+    if "great_expectations" in sys.modules:
+        return validate()
     command = [sys.executable, "-m", __name__.partition(".")[0], "train", "--stage", "validate"]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as checking:
         from . import evaluation, tracking  # noqa: F401
@@ -86,7 +88,9 @@ def split() -> None:
 def train() -> None:
     """Fit the estimator on the training rows."""
     from .. import features, model
+    from . import tracking
 
+    tracking.connect(read_settings().tracking_uri)  # when it cannot be reached, better said before a long fit
     chosen, rows = read_settings(), read_splits()["train"]
     inputs = features.build(rows[features.COLUMNS])
     say(f"fitting {chosen.family} on {len(rows):,} rows")

@@ -24,14 +24,23 @@ def library() -> Any:
 
 def connect(uri: str) -> Any:
     """Return an MLflow client of the store at URI (tracking_uri in conf/training.yml), which is made when it is new."""
-    uri, mlflow = settings.expand(uri), library()
+    uri, mlflow = absolute(settings.expand(uri)), library()
+    given = os.environ.pop("MLFLOW_TRACKING_URI", None)
     mlflow.set_tracking_uri(uri)
+    os.environ.pop("MLFLOW_TRACKING_URI", None)  # MLflow sets it: the next command here would take it for a wish
+    os.environ |= {"MLFLOW_TRACKING_URI": given} if given else {}
     try:
         return mlflow.MlflowClient(uri)
-    except mlflow.MlflowException as error:
+    except (mlflow.MlflowException, OSError) as error:
         raise ProjectError(
             f"the store of runs cannot be opened: {error}; mend tracking_uri in conf/training.yml"
         ) from error
+
+
+def absolute(uri: str) -> str:
+    """Return the address of an SQLite store as it is called from any folder."""
+    scheme, marked, file = uri.partition(":///")
+    return f"{scheme}:///{Path(file).resolve()}" if marked and scheme == "sqlite" else uri
 
 
 def open_store() -> tuple[Training, Any]:

@@ -99,8 +99,8 @@ def sentence(result: dict[str, Any]) -> str:
     rows, name = result["rows"], result["primary"]
     beside = [f"baseline {result['metrics']['baseline'][name]:.3f}"]
     if champion := result["champion"]:
-        value = champion["metrics"][name] if "metrics" in champion else None
-        beside.append(f"champion {value:.3f}" if value is not None else f"champion not measured: {champion['error']}")
+        value = f"{champion['metrics'][name]:.3f}" if "metrics" in champion else f"not measured: {champion['error']}"
+        beside.append(f"champion {value}{' on rows it was trained on' * champion.get('saw_rows', False)}")
     title = " ".join(word.upper() if len(word) <= 4 else word for word in name.split("_"))
     version = f"{result['model']} version {result['version']}"
     kept = {True: f"registered {version}", False: f"tracked as run {result['run_id'][:8]}, not registered"}
