@@ -48,7 +48,8 @@ def validate() -> None:
     """Stop when the rows break SCHEMA or conf/validation.yml."""
     from . import validate as command
 
-    command.stop_bad(read_rows(), source=read_settings().data)
+    name = read_settings().data
+    command.stop_bad(command.read(SNAPSHOT, name), source=name)
 
 
 def validate_beside() -> None:
