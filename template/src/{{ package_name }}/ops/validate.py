@@ -220,13 +220,14 @@ def measure(table: pd.DataFrame, schema: Schema, suite: Any, n_examples: int) ->
         if not result.success:
             at = seen.get("partial_unexpected_index_list") or []
             found = f"{count:,} of {len(table):,} rows" if count else f"found {seen.get('observed_value', 'none')}"
+        passed = result.success
         if result.exception_info.get("raised_exception", True):  # not measured
             if any(check.column == column and not check.passed for check in checks):
                 continue  # for the reason that is already named
-            found = f"cannot be measured: {result.exception_info}"
+            passed, found = False, f"cannot be measured: {result.exception_info}"
         shown = [name for name in dict.fromkeys((data.KEY, column)) if name in table]
-        examples = [", ".join([f"row {n}", *(f"{name} {table[name].iloc[n]}" for name in shown)]) for n in at]
-        checks.append(Check(column, config.meta["rule"], config.type, result.success, found, count, examples))
+        examples = [", ".join([f"row {n}", *(f"{name} {table[name].iloc[n]!s:.80}" for name in shown)]) for n in at]
+        checks.append(Check(column, config.meta["rule"], config.type, passed, found, count, examples))
     return checks
 
 
@@ -238,15 +239,17 @@ def as_held(given: pd.Series, kind: str) -> pd.Series:
     if kind == "number" and types.is_numeric_dtype(given):
         return given.astype("int64" if types.is_signed_integer_dtype(given) and given.notna().all() else "float64")
     if kind == "time" and types.is_datetime64_any_dtype(given):
-        naive = given.dt.tz_localize(None)
-        return naive.astype("datetime64[ns]" if naive.max() < pd.Timestamp.max else "datetime64[us]")  # ns is faster
+        plain = given.dt.tz_convert(None) if given.dt.tz else given
+        near = pd.Timestamp.min < plain.min() and plain.max() < pd.Timestamp.max
+        return plain.astype("datetime64[ns]" if near else "datetime64[us]")  # ns, where it reaches, is faster
     if kind in ("text", "category") and isinstance(given.dtype, pd.StringDtype):
         return given.astype("string")
     values = given.astype("object")
     if kind in ("number", "time"):
-        read = pd.to_numeric(values, errors="coerce") if kind == "number" else pd.to_datetime(values, errors="coerce")
-        odd = read.isna() & values.notna()
-        return values.where(odd, read.astype("object")) if odd.any() else values
+        iso = {"errors": "coerce", "format": "ISO8601"}
+        known = pd.to_numeric(values, errors="coerce") if kind == "number" else pd.to_datetime(values, **iso)
+        odd = known.isna() & values.notna()
+        return values.where(odd, known.astype("object")) if odd.any() else values
     return values
 
 
