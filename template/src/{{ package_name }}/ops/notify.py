@@ -23,7 +23,7 @@ from . import ProjectError, UsageError, settings
 PACKAGE = Path(__file__).parent.parent.name
 
 
-class Notify(settings.Settings):
+class Notify(settings.Settings, frozen=True):
     receivers: list[Annotated[str, pydantic.Field(pattern=r"\$\{\w+\}")]] = pydantic.Field(min_length=1)
     last_lines: pydantic.PositiveInt
 

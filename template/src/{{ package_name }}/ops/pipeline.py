@@ -27,7 +27,7 @@ EVALUATION = Path("models/candidate/evaluation")  # metrics.json, HANDOFF.md, pl
 REGISTERED = Path("models/candidate/registered.json")
 
 
-class Training(settings.Settings):
+class Training(settings.Settings, frozen=True):
     """conf/training.yml."""
 
     data: str = pydantic.Field(pattern=r"^[\w.-]+(@[0-9a-f]{6,32})?$")

@@ -14,12 +14,12 @@ from . import ProjectError, Refused, UsageError, settings, success, tracking
 from .pipeline import Training, git
 
 
-class Role(settings.Settings):
+class Role(settings.Settings, frozen=True):
     people: list[str]
     may: list[str]
 
 
-class Roles(settings.Settings):
+class Roles(settings.Settings, frozen=True):
     roles: dict[str, Role]
 
 

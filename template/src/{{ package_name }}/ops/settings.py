@@ -14,10 +14,8 @@ from . import ProjectError
 CONF = Path("conf")
 
 
-class Settings(pydantic.BaseModel):
+class Settings(pydantic.BaseModel, extra="forbid", frozen=True):
     """The shape of one configuration file; the values and the reason of each stand in the file."""
-
-    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
 
 
 S = TypeVar("S", bound=Settings)
@@ -37,7 +35,9 @@ def read(name: str, shape: type[S], changes: dict[str, Any] | None = None) -> S:
             *parents, last = key.split(".")
             place = values
             for parent in parents:
-                place = place.setdefault(parent, {})
+                if not isinstance(place.get(parent), dict):
+                    place[parent] = {}
+                place = place[parent]
             place[last] = value
         return shape.model_validate(values)
     except yaml.YAMLError as error:

@@ -60,7 +60,10 @@ def resolve(options: argparse.Namespace) -> pipeline.Training:
         key, equals, value = text.partition("=")
         if not equals:
             raise UsageError(f"--set {text}: must be KEY=VALUE, such as seed=7 or parameters.max_iter=50")
-        changes[key] = yaml.safe_load(value)
+        try:
+            changes[key] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise UsageError(f"--set {text}: {value} is not YAML") from None
     if uri := os.environ.get("MLFLOW_TRACKING_URI"):
         changes.setdefault("tracking_uri", uri)
     changes |= {key: value for key in ("data", "sample") if (value := getattr(options, key)) is not None}

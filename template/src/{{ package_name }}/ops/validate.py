@@ -37,7 +37,7 @@ td {border-top: 1px solid #ccc; padding: .4rem .8rem; vertical-align: top; white
 </style>"""
 
 
-class Validation(settings.Settings):
+class Validation(settings.Settings, frozen=True):
     min_rows: pydantic.NonNegativeInt
     max_rows: pydantic.PositiveInt
     max_missing: float = pydantic.Field(ge=0, le=1)
@@ -46,7 +46,7 @@ class Validation(settings.Settings):
     examples: pydantic.PositiveInt
 
 
-class Column(settings.Settings, strict=True):
+class Column(settings.Settings, strict=True, frozen=True):
     """What SCHEMA may say about a column."""
 
     type: Literal["text", "category", "number", "time", "boolean"]
