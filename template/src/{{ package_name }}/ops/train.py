@@ -31,6 +31,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--until", default="register", metavar="STAGE", help="stop after this stage (default: register)"
     )
     parser.add_argument("--stage", help="run this stage alone, with the settings of the last run; for `dvc repro`")
+    parser.add_argument(
+        "--report", type=Path, action="append", default=[], metavar="FILE", help="add the comparison to it, as Markdown"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON for machines")
 
 
@@ -44,13 +47,23 @@ def run(options: argparse.Namespace) -> None:
         return STAGES[options.stage]()
     chosen = resolve(options)
     with pipeline.locked() as repo:
-        pipeline.SETTINGS.parent.mkdir(parents=True, exist_ok=True)
-        pipeline.SETTINGS.write_text(yaml.safe_dump(chosen.model_dump(), sort_keys=False), encoding="utf-8")
-        ran = pipeline.bring_up_to_date(repo, chosen, options.until)
+        ran = settle(repo, chosen, options.until)
     if options.until != "register":
         return print(f"stages up to {options.until} are up to date; new: {', '.join(ran) or 'none'}")
     result = summary(chosen, ran)
+    for file in options.report:
+        from .comparison import markdown
+
+        with file.open("a", encoding="utf-8") as out:
+            out.write(markdown(result))
     print(json.dumps(result) if options.json else sentence(result))
+
+
+def settle(repo: Any, chosen: pipeline.Training, until: str) -> list[str]:
+    """Make CHOSEN the settings of the run at hand and bring the stages up to UNTIL up to date; return those that ran."""
+    pipeline.SETTINGS.parent.mkdir(parents=True, exist_ok=True)
+    pipeline.SETTINGS.write_text(yaml.safe_dump(chosen.model_dump(), sort_keys=False), encoding="utf-8")
+    return pipeline.bring_up_to_date(repo, chosen, until)
 
 
 def resolve(options: argparse.Namespace) -> pipeline.Training:
