@@ -22,7 +22,7 @@ RUNNER = "ubuntu-latest"
 UPLOAD = """
 mkdir -p "$STORE/$NAME"
 set -- $FILES
-if [ $# = 1 ]; then cp -r "$1/." "$STORE/$NAME"; else cp -r "$@" "$STORE/$NAME"; fi
+if [ $# = 1 ] && [ -d "$1" ]; then cp -r "$1/." "$STORE/$NAME"; else cp -r "$@" "$STORE/$NAME"; fi
 """
 DOWNLOAD = 'mkdir -p "$FILES" && cp -r "$STORE/$NAME/." "$FILES"'
 STANDINS = {"actions/upload-artifact": UPLOAD, "actions/download-artifact": DOWNLOAD}

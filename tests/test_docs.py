@@ -16,7 +16,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import CIS, LEVELS, ROOT, Render, files_in, git, package_of, reads
+from conftest import CIS, LEVELS, ROOT, Render, commit, files_in, git, package_of, reads
+from test_climb import climb
 
 HIGHEST = LEVELS[-1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
@@ -280,3 +281,22 @@ def test_how_to_add_a_command_works(project: Render, environment: Render) -> Non
     )
     assert done.returncode == 0, done.stderr
     assert re.fullmatch(r"(\w\w \d+\.\d%\n)+", done.stdout)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(HIGHEST < 2, reason="there is no training below level 2")
+def test_after_the_climb_to_level_2_the_page_is_all_that_is_left_to_do(project: Render) -> None:
+    folder = project(1)
+    features = folder / f"src/{package_of(folder)}/features.py"
+    features.write_text(reads(features).replace("NUMBERS = [", "# my own idea\nNUMBERS = ["), encoding="utf-8")
+    with (folder / "README.md").open("a", encoding="utf-8") as file:
+        file.write("Mine.\n")
+    commit(folder)
+    climb(folder, 2)
+    assert "# my own idea" in reads(features) and reads(folder / "README.md").endswith("Mine.\n")
+    page = reads(folder / "docs/levels/2-automated-training.md")
+    section = page.partition("## After the climb\n")[2].partition("\n## ")[0]
+    [(_, _, block)] = [found for found in FENCE.findall(section) if found[1] == "bash"]
+    done = subprocess.run(["bash", "-euc", block], cwd=folder, capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.search(r"trained on [\d,]+ rows, .* registered .* version 1\n", done.stdout)

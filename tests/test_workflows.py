@@ -1,9 +1,12 @@
 """Every workflow of every level: run with act for each event it declares, turned red by a fault, and read as YAML."""
 
+import http.server
+import json
 import os
 import re
 import socket
 import subprocess
+import threading
 import time
 import urllib.request
 from collections.abc import Callable
@@ -11,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import act
+import pandas as pd
 import pytest
 import yaml
 from conftest import LEVELS, ROOT, Render, commit, git, package_of, reads
@@ -38,6 +42,23 @@ def break_a_test(folder: Path) -> None:
 def lose_the_source(folder: Path) -> None:
     conf = folder / "conf/data.yml"
     conf.write_text(reads(conf).replace("url: data/sample", "url: data/elsewhere"), encoding="utf-8")
+
+
+def spoil_the_source(folder: Path) -> None:
+    """Make the first month's distances negative, which SCHEMA does not allow."""
+    file = sorted((folder / "data/sample").iterdir())[0]
+    rows = pd.read_parquet(file)
+    rows.assign(distance=-rows["distance"]).to_parquet(file, index=False)
+
+
+def model_is_offered(folder: Path, store: Path) -> None:
+    assert json.loads(reads(store / "training/candidate/registered.json"))["version"] == "1"
+    assert (store / "training/mlflow.db").is_file()
+
+
+def comparison_is_offered(folder: Path, store: Path) -> None:
+    assert "| **roc_auc** |" in reads(store / "comment/comment.md")
+    assert "nothing is registered" in reads(store / "comment/comment.md")
 
 
 def sample_is_offered(folder: Path, store: Path) -> None:
@@ -77,6 +98,11 @@ CASES = [
     Case("release", "push", {"build", "publish"}, payload=TAG, look=release_is_made),
     Case("release", "push", set(), frozenset({"build"}), "the tag is v9.9.9", payload={"ref": "refs/tags/v9.9.9"}),
     Case("release", "push", set(), frozenset({"build"}), "test_broken", break_a_test, TAG),
+    Case("train", "schedule", {"train"}, look=model_is_offered),
+    Case("train", "workflow_dispatch", {"train"}),
+    Case("train", "schedule", set(), frozenset({"train"}), "distance", spoil_the_source),
+    Case("train-sample", "pull_request", {"sample"}, look=comparison_is_offered),
+    Case("train-sample", "pull_request", set(), frozenset({"sample"}), "distance", spoil_the_source),
 ]
 
 
@@ -165,6 +191,8 @@ def test_branches_and_tags_that_start_a_workflow() -> None:
     }
     assert on["ci"] == {"push": {"branches": ["main"]}, "pull_request": None}
     assert on["ingest"] == {"schedule": [{"cron": "17 5 2 * *"}], "workflow_dispatch": None}
+    assert on["train"] == {"schedule": [{"cron": "17 4 * * 1"}], "workflow_dispatch": None}
+    assert on["train-sample"] == {"pull_request": None}
     assert on["release"] == {"push": {"tags": ["v*"]}}
 
 

@@ -31,14 +31,24 @@ RUN = "python -m flights"
 STEPS = [
     ("score", "ingest", "Copy the data by hand", "cp -r data/sample data/raw"),
     ("ingest", "", "Gather the data", f"uv run {RUN} ingest"),
-    ("score", "train", "Train in the notebook, hand over one model file", f"uv run {NOTEBOOK}"),
+    ("score", "", "Train in the notebook, hand over one model file", f"uv run {NOTEBOOK}"),
     ("check-handoff", "train", "Check what was handed over", f"uv run {RUN} check-handoff models/model.skops"),
     ("score", "", "Score a month", f"uv run {RUN} score data/raw/flights-2013-12.parquet --output data/scored.csv"),
+    ("train", "", "Lock the environment, which each run names", "uv lock --quiet"),
+    ("train", "", "Commit, which each run names too", "git add --all"),
+    ("train", "", "", "git commit --quiet --message Lock"),
+    ("train", "", "From raw rows to a registered version", f"uv run {RUN} train"),
+    ("train", "", "Again: nothing changed, nothing is trained", f"uv run {RUN} train"),
+    ("runs", "", "Look at the runs", f"uv run {RUN} runs"),
+    ("promote", "", "A person makes it the champion", f"uv run {RUN} promote 1 --reason first"),
+    ("reproduce", "", "Make it again from its commit and data version", f"uv run {RUN} reproduce 1"),
 ]
 LOOK_AT = {
     "models/HANDOFF.md": "what goes into the model, what comes out, how good it is",
     "data/scored.csv": "December with a prediction for each flight",
     "notebooks/experiment.ipynb": "the data and the model in plots",
+    "data/pipeline/validation.html": "what was checked of the data before training",
+    "models/candidate/evaluation": "how good the registered version is, with plots",
     "docs/levels": "each file of the project explained, a page a level",
 }
 
@@ -61,7 +71,7 @@ def main() -> int:
             step(title, typed)
             subprocess.run(typed.split(), check=True)
     if "serve" in commands:
-        ask_the_service()
+        ask_the_service("models:/flights-late@champion" if "promote" in commands else "models/model.skops")
     practices = "maturity --list" if options.list else "maturity"
     step("Show the practices of this level with their evidence", f"uv run {RUN} {practices}")
     subprocess.run(["uv", "run", *RUN.split(), *practices.split()], check=True)
@@ -77,28 +87,26 @@ def make_project(folder: Path, level: int) -> None:
     answers = {"project_name": "Flights", "level": level}
     with warnings.catch_warnings(action="ignore"):  # that uncommitted edits of the template come too, as they should
         copier.run_copy(str(ROOT), folder, data=answers, defaults=True, quiet=True, vcs_ref="HEAD")
-    for words in (["init", "--quiet"], ["add", "--all"], [*WHO, "commit", "--quiet", "--message", "Start"]):
+    who = (["config", "user.name", "Demo"], ["config", "user.email", "demo@example.org"])
+    for words in (["init", "--quiet"], *who, ["add", "--all"], ["commit", "--quiet", "--message", "Start"]):
         subprocess.run(["git", *words], cwd=folder, check=True)
 
 
-WHO = ["-c", "user.name=Demo", "-c", "user.email=demo@example.org"]  # whoever has not told git yet
-
-
-def ask_the_service() -> None:
+def ask_the_service(model: str) -> None:
     """Start the service, ask it for the prediction of the hand-off example, and stop it."""
-    step("Serve the model and ask for a prediction", f"uv run {RUN} serve")
-    with serving() as address:
-        model = json.load(urllib.request.urlopen(f"{address}/model", timeout=10))
-        body = json.dumps(model["example"]["row"]).encode()
+    step("Serve the model and ask for a prediction", f"uv run {RUN} serve --model {model}")
+    with serving(model) as address:
+        about = json.load(urllib.request.urlopen(f"{address}/model", timeout=10))
+        body = json.dumps(about["example"]["row"]).encode()
         request = urllib.request.Request(f"{address}/predict", body, {"Content-Type": "application/json"})
         print(f"POST {address}/predict {body.decode()}")
         print(urllib.request.urlopen(request, timeout=10).read().decode())
 
 
 @contextmanager
-def serving() -> Iterator[str]:
+def serving(model: str) -> Iterator[str]:
     """Run the service on a free port, give its address once it answers, and end it as Kubernetes would."""
-    command = ["uv", "run", "--quiet", *RUN.split(), "serve", "--port", "0"]
+    command = ["uv", "run", "--quiet", *RUN.split(), "serve", "--model", model, "--port", "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         try:
             for line in server.stdout or ():
@@ -122,7 +130,7 @@ def close(folder: Path, level: int, seconds: float) -> None:
 
 
 def step(title: str, typed: str) -> None:
-    print(f"\n== {title}\n   $ {typed}\n", flush=True)
+    print(f"\n== {title}" if title else "", f"   $ {typed}\n", sep="\n", flush=True)
 
 
 if __name__ == "__main__":
