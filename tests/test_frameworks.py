@@ -9,7 +9,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from conftest import LEVELS, ROOT, Render, commit, package_of
+from conftest import LEVELS, ROOT, Render, commit, package_of, reads
 
 LIBRARY = {"lightgbm": "lightgbm>=4,<5", "pytorch": "torch==2.13.0"}
 ASK = """
@@ -30,6 +30,10 @@ def test_a_model_of_another_framework_is_trained_registered_loaded_back_and_serv
     folder = project(2)
     package = package_of(folder)
     shutil.copy(ROOT / f"docs/how-to/frameworks/{framework}_model.py", folder / f"src/{package}/model.py")
+    settings = folder / "conf/training.yml"
+    family = {"lightgbm": "lightgbm", "pytorch": "network"}[framework]
+    settings.write_text(reads(settings).replace("family: boosting", f"family: {family}"), encoding="utf-8")
+    run(folder, "git", "config", "user.email", "ada@example.org")
     if framework == "lightgbm":
         run(folder, "uv", "add", "--quiet", LIBRARY[framework])
     run(folder, "uv", "sync", "--quiet")
