@@ -125,7 +125,7 @@ def close(folder: Path, level: int, seconds: float) -> None:
     print(f"\n== Done: level {level} in {seconds:.0f} s. Look at\n")
     there = {name: why for name, why in LOOK_AT.items() if (folder / name).exists()}
     for name, why in there.items():
-        print(f"   {folder / name!s:<{len(str(folder)) + 30}}{why}")
+        print(f"   {folder / name!s:<{len(str(folder)) + 34}}{why}")
     print(f"\n   cd {folder} && uv run {RUN}    # all commands; README.md says how to go on")
 
 

@@ -49,7 +49,7 @@ def load(file: Path) -> Any:
         fitted = model.load(file)
     except Exception as error:
         raise ProjectError(f"{file} cannot be loaded: {str(error).rstrip('.')}; hand it over again") from error
-    if not hasattr(fitted, "predict"):
+    if not hasattr(fitted, "fit"):  # what is done with it is up to `predict` of model.py
         raise ProjectError(f"{file} holds a {type(fitted).__name__}, which is no model; hand it over again")
     return fitted
 
