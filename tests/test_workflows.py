@@ -11,7 +11,7 @@ import time
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import act
 import pandas as pd
@@ -46,7 +46,7 @@ def lose_the_source(folder: Path) -> None:
 
 def spoil_the_source(folder: Path) -> None:
     """Make the first month's distances negative, which SCHEMA does not allow."""
-    file = sorted((folder / "data/sample").iterdir())[0]
+    file = min((folder / "data/sample").iterdir())
     rows = pd.read_parquet(file)
     rows.assign(distance=-rows["distance"]).to_parquet(file, index=False)
 
@@ -146,6 +146,30 @@ def test_every_event_of_a_workflow_is_run_and_a_fault_turns_it_red(workflow: str
     assert {case.event for case in mine if not case.red} == set(act.triggers(document))
     assert any(case.red for case in mine), "no case turns it red"
     assert all(case.says for case in mine if case.red), "red for which reason?"
+
+
+class Receiver(http.server.BaseHTTPRequestHandler):
+    """Keeps what it is sent."""
+
+    told: ClassVar[list[str]] = []
+
+    def do_POST(self) -> None:
+        self.told.append(self.rfile.read(int(self.headers["Content-Length"])).decode())
+        self.send_response(200)
+        self.end_headers()
+
+
+@pytest.mark.slow
+def test_a_scheduled_training_that_fails_tells_the_operators(project: Render, tmp_path: Path) -> None:
+    with http.server.HTTPServer(("127.0.0.1", 0), Receiver) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        case = Case("train", "schedule", set(), prepare=spoil_the_source)
+        secret = {"NOTIFY_URL": f"json://127.0.0.1:{server.server_port}/train"}
+        results = run(project(2), case, tmp_path / "store", secret=secret)
+        server.shutdown()
+    assert results == {"train": "failure"}, act.said(tmp_path / "store")
+    [told] = Receiver.told
+    assert "exit code 3" in told and "distance" in told
 
 
 @pytest.mark.slow
