@@ -129,16 +129,17 @@ def bring_up_to_date(repo: Any, chosen: Training, until: str = "register") -> li
     from dvc.exceptions import ReproductionError
     from dvc.stage.cache import RunCacheNotFoundError
 
-    from . import stages
+    from . import stages, validate
 
     here = {**stages.STAGES, "validate": stages.validate_beside}
+    undone = {"register": lambda: chosen.lost_store, "validate": validate.outdated}  # of which DVC cannot know
 
     def reproduce(stage: Any, upstream: Any, **_: Any) -> Any:
-        gone = stage.name == "register" and chosen.lost_store
-        if not gone and not stage.changed(upstream=upstream):
+        again = undone.get(stage.name, bool)()
+        if not again and not stage.changed(upstream=upstream):
             return None
         try:
-            if gone:
+            if again:
                 raise RunCacheNotFoundError(stage)
             repo.stage_cache.restore(stage)  # made before of the same inputs: its outputs come from DVC's cache
         except (RunCacheNotFoundError, TypeError):  # TypeError: DVC was killed just when it made the entry

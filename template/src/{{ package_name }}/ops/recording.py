@@ -148,9 +148,10 @@ def measure_champion(chosen: Training, rows: pd.DataFrame) -> dict[str, Any] | N
 
 
 def provenance() -> dict[str, str]:
-    """Return where the code and the environment of this run come from; dvc.lock, which the run itself writes, aside."""
+    """Return who made this run, and where its code and environment come from; dvc.lock, which the run itself writes, aside."""
     origin = re.sub(r"//[^/@]+@", "//", git("remote", "get-url", "origin"))  # without a password
     return {
+        "by": git("config", "user.email") or "unknown",
         "commit": git("rev-parse", "HEAD"),
         "dirty": str(bool(git("status", "--porcelain", "--", ".", ":!dvc.lock"))).lower(),
         "repository": origin or "none",

@@ -127,6 +127,14 @@ def stop_bad(rows: pd.DataFrame, source: str, file: Path = PIPELINE_REPORT) -> N
     settle(validate(rows, settings.read("validation", Validation), source=source), file)
 
 
+def outdated(file: Path = PIPELINE_REPORT) -> bool:
+    """Whether the report in FILE may hold no longer although nothing changed: the rows' age counts, on another day."""
+    report = file.with_suffix(".json")
+    if settings.read("validation", Validation).as_of != "today" or not report.is_file():
+        return False
+    return json.loads(report.read_text(encoding="utf-8"))["as_of"] != str(now().ceil("D"))
+
+
 def read(folder: Path, source: str) -> pd.DataFrame:
     """Return what data.read makes of FOLDER; raises Refused where the files are not such that it could."""
     try:
