@@ -9,9 +9,9 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pydantic
 import yaml
@@ -30,16 +30,16 @@ REGISTERED = Path("models/candidate/registered.json")
 class Training(settings.Settings, frozen=True):
     """conf/training.yml."""
 
-    data: str = pydantic.Field(pattern=r"^[\w.-]+(@[0-9a-f]{6,32})?$")
+    data: str = pydantic.Field(pattern=r"^\w[\w.-]*(@[0-9a-f]{6,32})?$")
     sample: float = pydantic.Field(gt=0, le=1)
     validation: float = pydantic.Field(gt=0, lt=0.5)
     test: float = pydantic.Field(gt=0, lt=0.5)
     family: str
     parameters: dict[str, Any]
-    seed: int
+    seed: pydantic.NonNegativeInt
     model: str = pydantic.Field(pattern=r"^[\w.-]+$")
     tracking_uri: str
-    tags: dict[str, str]
+    tags: dict[str, Annotated[str, pydantic.Field(coerce_numbers_to_str=True)]]
     required_tags: list[str]
 
     @property
@@ -88,9 +88,20 @@ def data_version() -> str:
     return out["md5"].removesuffix(".dir")
 
 
+def measured_champion() -> str | None:
+    """Return the version of the champion that the candidate at hand was compared with."""
+    champion = read_json(EVALUATION / "metrics.json")["champion"]
+    return champion and champion["version"]
+
+
 def git(*words: str) -> str:
     """Return what git says, or "" when it cannot."""
     return subprocess.run(["git", *words], capture_output=True, text=True, check=False).stdout.strip()
+
+
+def dirty() -> bool:
+    """Whether there is anything that no commit holds; dvc.lock, which a run itself writes, aside."""
+    return bool(git("status", "--porcelain", "--", ".", ":!dvc.lock"))
 
 
 def say(line: str) -> None:
@@ -129,19 +140,24 @@ def bring_up_to_date(repo: Any, chosen: Training, until: str = "register") -> li
     from dvc.exceptions import ReproductionError
     from dvc.stage.cache import RunCacheNotFoundError
 
-    from . import stages, validate
+    from . import stages, tracking, validate
 
     here = {**stages.STAGES, "validate": stages.validate_beside}
-    undone = {"register": lambda: chosen.lost_store, "validate": validate.outdated}  # of which DVC cannot know
+    outdated: dict[str, Callable[[], bool]] = {  # by what DVC does not know of
+        "validate": validate.outdated,
+        "evaluate": lambda: tracking.champion(chosen) != measured_champion(),
+        "register": lambda: chosen.lost_store or (read_json(REGISTERED)["dirty"] and not dirty()),
+    }
 
     def reproduce(stage: Any, upstream: Any, **_: Any) -> Any:
-        again = undone.get(stage.name, bool)()
-        if not again and not stage.changed(upstream=upstream):
+        changed, again = stage.changed(upstream=upstream), outdated.get(stage.name, bool)
+        if not changed and not again():
             return None
         try:
-            if again:
+            if changed:
+                repo.stage_cache.restore(stage)  # made before of the same inputs: its outputs come from DVC's cache
+            if not changed or again():
                 raise RunCacheNotFoundError(stage)
-            repo.stage_cache.restore(stage)  # made before of the same inputs: its outputs come from DVC's cache
         except (RunCacheNotFoundError, TypeError):  # TypeError: DVC was killed just when it made the entry
             stage.remove_outs()
             start = time.perf_counter()

@@ -23,23 +23,26 @@ TYPES = {"text": "string", "category": "string", "number": "double", "time": "da
 
 
 def record(chosen: Training) -> dict[str, Any]:
-    """Track the run at hand and register its model unless it is an experiment; return run, model and version.
+    """Track the run at hand and register its model unless it is an experiment; return run, model, version and dirty.
 
-    What a killed run recorded is found again when it is whole, and marked as killed when it is not.
+    What a killed run recorded is found again when it is whole, and marked as killed when it is not. A run with
+    uncommitted changes is recorded anew once they are committed.
     """
     datasets.publish(pipeline.data_version())
     client = connect(chosen.tracking_uri)
-    made_of = [read_note(EVALUATION / "HANDOFF.md")["sha256"], pipeline.data_version()]
-    candidate = hashlib.sha256("".join([*made_of, (EVALUATION / "metrics.json").read_text()]).encode()).hexdigest()
+    worth = json.dumps(read_json(EVALUATION / "metrics.json")["metrics"])
+    made_of = [read_note(EVALUATION / "HANDOFF.md")["sha256"], pipeline.data_version(), worth]
+    candidate = hashlib.sha256("".join(made_of).encode()).hexdigest()
     place = experiment(client, chosen.tags["purpose"])
     done = None
     for run in client.search_runs([place], f"tags.candidate = '{candidate}'"):
-        if run.info.status == "FINISHED":
+        if run.info.status == "FINISHED" and (run.data.tags["dirty"] == "false" or pipeline.dirty()):
             done = run
         elif run.info.status == "RUNNING":
             client.set_terminated(run.info.run_id, "KILLED")
     run = done or track(client, chosen, place, candidate)
     result = {"run_id": run.info.run_id, "model": chosen.model, "version": None}
+    result["dirty"] = run.data.tags["dirty"] == "true"
     if chosen.tags["purpose"] != "experiment":
         result["version"] = register(client, chosen.model, run)
     return result
@@ -148,12 +151,12 @@ def measure_champion(chosen: Training, rows: pd.DataFrame) -> dict[str, Any] | N
 
 
 def provenance() -> dict[str, str]:
-    """Return who made this run, and where its code and environment come from; dvc.lock, which the run itself writes, aside."""
+    """Return who made this run, and where its code and environment come from."""
     origin = re.sub(r"//[^/@]+@", "//", git("remote", "get-url", "origin"))  # without a password
     return {
         "by": git("config", "user.email") or "unknown",
         "commit": git("rev-parse", "HEAD"),
-        "dirty": str(bool(git("status", "--porcelain", "--", ".", ":!dvc.lock"))).lower(),
+        "dirty": str(pipeline.dirty()).lower(),
         "repository": origin or "none",
         "lock": hashlib.sha256(Path("uv.lock").read_bytes()).hexdigest(),
         "python": python_version(),

@@ -66,7 +66,9 @@ def rebuild(tags: dict[str, str], chosen: dict[str, Any]) -> dict[str, Any]:
 
 def train_in(folder: Path, tags: dict[str, str], chosen: dict[str, Any]) -> dict[str, Any]:
     cache = Path(".dvc/cache").resolve()
-    (folder / ".dvc/config.local").write_text(f"['remote \"local\"']\n    url = {cache}\n", encoding="utf-8")
+    # its data comes from this clone, whatever its own remote is and whoever has the key to it
+    remote = f"[core]\n    remote = clone\n['remote \"clone\"']\n    url = {cache}\n"
+    (folder / ".dvc/config.local").write_text(remote, encoding="utf-8")
     chosen["tags"]["purpose"] = "experiment"
     words = [f"--set={key}={json.dumps(value)}" for key, value in chosen.items() if key not in ("data", "tracking_uri")]
     same = tags["lock"] == recording.provenance()["lock"]

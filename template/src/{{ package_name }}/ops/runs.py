@@ -8,7 +8,7 @@ import argparse
 import json
 from typing import Any
 
-from . import tracking
+from . import UsageError, tracking
 from .datasets import short
 
 
@@ -19,6 +19,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
+    if options.limit < 1:
+        raise UsageError(f"--limit is {options.limit}, must be 1 or more")
     chosen, client = tracking.open_store()
     compared = [tracking.find(client, chosen, text) for text in options.compare or []]
     told = tracking.describe(client, chosen, compared or tracking.search(client, limit=options.limit))

@@ -48,6 +48,7 @@ def read(name: str, shape: type[S], changes: dict[str, Any] | None = None) -> S:
         raise ProjectError(f"{file}: {key}: {message} (given: {first['input']!r})") from error
 
 
+PASSWORD = re.compile(r"://[^/@:]*:(?!\$\{)[^/@]+@")  # in a URL, in plain sight
 NAMED = re.compile(r"\$\{(\w+)\}")  # a secret's place in a URL: its value stands in the environment, never in a file
 
 

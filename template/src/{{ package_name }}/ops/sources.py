@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import sqlalchemy as sql
 
 from .. import data
-from . import ProjectError, Refused
+from . import ProjectError, Refused, settings
 from .settings import expand, hide
 from .store import Source
 
@@ -61,7 +61,7 @@ class Offer(Protocol):
 
 def reach(source: Source) -> Offer:
     """Return what SOURCE offers; raises ProjectError when it cannot be reached."""
-    if re.search(r"://[^/@:]*:(?!\$\{)[^/@]+@", source.url):
+    if settings.PASSWORD.search(source.url):
         raise ProjectError("conf/data.yml: source.url holds a password: write ${NAME} and set NAME in the environment")
     url = expand(source.url)
     if "://" not in url:

@@ -3,10 +3,12 @@
 import contextlib
 import logging
 import os
+import sqlite3
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from . import ProjectError, settings, store
 from .pipeline import Training
@@ -15,6 +17,7 @@ from .pipeline import Training
 def library() -> Any:
     """Return MLflow, imported on first use as it takes seconds, its telemetry off."""
     os.environ |= {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # MLflow's own 7 take minutes to say "not there"
     import mlflow.pyfunc
 
     for name in ("alembic", "mlflow"):
@@ -24,17 +27,20 @@ def library() -> Any:
 
 def connect(uri: str) -> Any:
     """Return an MLflow client of the store at URI (tracking_uri in conf/training.yml), which is made when it is new."""
-    uri, mlflow = absolute(settings.expand(uri)), library()
+    named, uri, mlflow = uri, absolute(settings.expand(uri)), library()
     given = os.environ.pop("MLFLOW_TRACKING_URI", None)
     mlflow.set_tracking_uri(uri)
     os.environ.pop("MLFLOW_TRACKING_URI", None)  # MLflow sets it: the next command here would take it for a wish
     os.environ |= {"MLFLOW_TRACKING_URI": given} if given else {}
     try:
-        return mlflow.MlflowClient(uri)
+        client = mlflow.MlflowClient(uri)
+        client.search_experiments(max_results=1)  # a server is not asked before
     except (mlflow.MlflowException, OSError) as error:
         raise ProjectError(
-            f"the store of runs cannot be opened: {error}; mend tracking_uri in conf/training.yml"
+            f"the store of runs cannot be opened: {settings.hide(str(error), named)}; "
+            "mend tracking_uri in conf/training.yml, or MLFLOW_TRACKING_URI"
         ) from error
+    return client
 
 
 def absolute(uri: str) -> str:
@@ -97,6 +103,22 @@ def aliases(client: Any, name: str) -> dict[str, str]:
     """Return the version behind each alias of model NAME, such as {"champion": "4"}."""
     found = [model for model in client.search_registered_models(f"name = '{name}'") if model.name == name]
     return {alias: str(version) for alias, version in found[0].aliases.items()} if found else {}
+
+
+def champion(chosen: Training) -> str | None:
+    """Return the version that is champion now, None without one.
+
+    An SQLite store is asked directly: to import MLflow takes longer than all else of a training that has nothing to do.
+    """
+    scheme, _, file = absolute(chosen.tracking_uri).partition(":///")
+    if scheme != "sqlite":
+        return aliases(connect(chosen.tracking_uri), chosen.model).get("champion")
+    if not Path(file).is_file():
+        return None
+    with contextlib.closing(sqlite3.connect(f"file:{quote(file)}?mode=ro", uri=True)) as database:
+        asked = "SELECT version FROM registered_model_aliases WHERE name = ? AND alias = 'champion'"
+        found = database.execute(asked, [chosen.model]).fetchone()
+    return str(found[0]) if found else None
 
 
 def describe(client: Any, chosen: Training, runs: list[Any]) -> list[dict[str, Any]]:

@@ -81,10 +81,15 @@ def resolve(options: argparse.Namespace) -> pipeline.Training:
         changes.setdefault("tracking_uri", uri)
     changes |= {key: value for key in ("data", "sample") if (value := getattr(options, key)) is not None}
     chosen = settings.read("training", pipeline.Training, changes)
+    if settings.PASSWORD.search(chosen.tracking_uri):  # it would be kept with the run and, in dvc.lock, in git
+        raise ProjectError(
+            "tracking_uri or MLFLOW_TRACKING_URI holds a password: set MLFLOW_TRACKING_USERNAME and "
+            "MLFLOW_TRACKING_PASSWORD, or write ${NAME} and set NAME in the environment"
+        )
     if chosen.sample < 1:
         chosen = chosen.model_copy(update={"tags": {**chosen.tags, "purpose": "experiment"}})
-    if chosen.tags.get("purpose", "training") not in PURPOSES:
-        raise ProjectError(f"tags.purpose is {chosen.tags['purpose']!r}, must be one of {', '.join(PURPOSES)}")
+    if (purpose := chosen.tags.get("purpose")) not in PURPOSES:
+        raise ProjectError(f"tags.purpose is {purpose!r}, must be one of {', '.join(PURPOSES)}")
     if absent := [name for name in chosen.required_tags if not chosen.tags.get(name)]:
         raise ProjectError(
             f"a run needs the tag {', '.join(absent)}: train --set tags.{absent[0]}=..., or conf/training.yml"
@@ -119,9 +124,11 @@ def sentence(result: dict[str, Any]) -> str:
         beside.append(f"champion {value}{' on rows it was trained on' * champion.get('saw_rows', False)}")
     title = " ".join(word.upper() if len(word) <= 4 else word for word in name.split("_"))
     version = f"{result['model']} version {result['version']}"
+    unfit = result["dirty"] and result["version"]
     kept = {True: f"registered {version}", False: f"tracked as run {result['run_id'][:8]}, not registered"}
     return (
         f"trained on {rows['train']:,} rows, {title} {result['metrics']['test'][name]:.3f} on {rows['test']:,} held out "
         f"({', '.join(beside)}), {kept[result['version'] is not None]}"
         + ("" if "register" in result["ran"] else " before: nothing changed since")
+        + ("; made with uncommitted changes: commit them and train again to promote it" if unfit else "")
     )

@@ -6,6 +6,7 @@ python -m {package} validate --file data/raw/flights-2013-12.parquet --as-of 201
 
 import argparse
 import ast
+import hashlib
 import json
 import os
 import shutil
@@ -87,6 +88,7 @@ class Report:
     rows: int
     as_of: str
     checks: list[Check]
+    code: str = field(default_factory=lambda: code())
 
     @property
     def breaches(self) -> list[Check]:
@@ -128,11 +130,22 @@ def stop_bad(rows: pd.DataFrame, source: str, file: Path = PIPELINE_REPORT) -> N
 
 
 def outdated(file: Path = PIPELINE_REPORT) -> bool:
-    """Whether the report in FILE may hold no longer although nothing changed: the rows' age counts, on another day."""
+    """Whether the report in FILE may hold no longer: another module makes the rows, or on another day their age counts."""
     report = file.with_suffix(".json")
-    if settings.read("validation", Validation).as_of != "today" or not report.is_file():
+    if not report.is_file():
         return False
-    return json.loads(report.read_text(encoding="utf-8"))["as_of"] != str(now().ceil("D"))
+    told = json.loads(report.read_text(encoding="utf-8"))
+    ages = settings.read("validation", Validation).as_of == "today"
+    return told.get("code") != code() or (ages and told["as_of"] != str(now().ceil("D")))
+
+
+def code() -> str:
+    """Return a hash of the code that rows may depend on: your modules, and what they import, but not model.py."""
+    package, whole = Path(data.__file__).parent, hashlib.sha256()
+    for file in sorted(package.rglob("*.py")):
+        if file.name != "model.py" and file.relative_to(package).parts[0] != "ops":
+            whole.update(file.read_bytes())
+    return whole.hexdigest()
 
 
 def read(folder: Path, source: str) -> pd.DataFrame:
