@@ -17,6 +17,7 @@ from .pipeline import Training
 def library() -> Any:
     """Return MLflow, imported on first use as it takes seconds, its telemetry off."""
     os.environ |= {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}
+    os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"  # a command's JSON alone stands there
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # MLflow's own 7 take minutes to say "not there"
     import mlflow.pyfunc
 
