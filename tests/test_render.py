@@ -42,7 +42,7 @@ def folder(request: pytest.FixtureRequest, rendered: Render) -> Path:
 
 @pytest.fixture(params=[(level, problem) for level in LEVELS for problem in PROBLEMS], ids=str)
 def github_folder(request: pytest.FixtureRequest, rendered: Render) -> Path:
-    """A render with all files; without CI there are only fewer."""
+    """A render with the package's files, which are the same without CI."""
     return rendered(*request.param)
 
 
@@ -114,8 +114,8 @@ def test_git_keeps_every_file(project: Render) -> None:
     assert tracked(folder) == files_in(folder)
 
 
-def test_ruff_finds_nothing_and_would_format_nothing(github_folder: Path) -> None:
-    check_with_ruff(github_folder)
+def test_ruff_finds_nothing_and_would_format_nothing(folder: Path) -> None:
+    check_with_ruff(folder)
 
 
 def test_template_is_clean_where_it_lies() -> None:
