@@ -106,6 +106,7 @@ def compare(
 
 def run(folder: Path, words: list[str]) -> None:
     environ = {**os.environ, "DVC_NO_ANALYTICS": "1", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    environ["PATH"] = f"{folder / '.venv/bin'}{os.pathsep}{environ['PATH']}"  # the stages of dvc.yaml call `python`
     environ.pop("VIRTUAL_ENV", None)
     done = subprocess.run(words, cwd=folder, env=environ, capture_output=True, text=True, check=False)
     if done.returncode:
