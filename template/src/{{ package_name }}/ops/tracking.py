@@ -22,8 +22,8 @@ def library() -> Any:
     return mlflow
 
 
-def connect(uri: str) -> Any:
-    """Return an MLflow client of the store at URI (tracking_uri in conf/training.yml), which is made when it is new."""
+def connect(uri: str, named_in: str = "conf/training.yml") -> Any:
+    """Return an MLflow client of the store at URI (tracking_uri in NAMED_IN), which is made when it is new."""
     uri, mlflow = absolute(settings.expand(uri)), library()
     given = os.environ.pop("MLFLOW_TRACKING_URI", None)
     mlflow.set_tracking_uri(uri)
@@ -33,7 +33,7 @@ def connect(uri: str) -> Any:
         return mlflow.MlflowClient(uri)
     except (mlflow.MlflowException, OSError) as error:
         raise ProjectError(
-            f"the store of runs cannot be opened: {error}; mend tracking_uri in conf/training.yml"
+            f"the store of runs cannot be opened: {error}; mend tracking_uri in {named_in}"
         ) from error
 
 
@@ -137,16 +137,13 @@ def release(client: Any, facts: dict[str, str]) -> Iterator[None]:
     """Record a release around the block that makes it. A record is a run, so nobody edits it away by the next one."""
     run = client.create_run(experiment(client, "release"), tags=facts, run_name=f"{facts['model']}-{facts['version']}")
     yield
-    for key in ("by", "at", "reason"):
-        client.set_model_version_tag(facts["model"], facts["version"], f"released_{key}", facts[key])
     client.set_terminated(run.info.run_id)
 
 
 def releases(client: Any) -> list[dict[str, str]]:
     """Return the releases of this workspace, newest first."""
-    names = ("at", "model", "version", "before", "by", "reason")
     return [
-        {name: run.data.tags[name] for name in names}
+        {name: value for name, value in run.data.tags.items() if not name.startswith("mlflow.")}
         for run in search(client, releases=True)
         if run.info.status == "FINISHED"
     ]
