@@ -156,11 +156,11 @@ def failed_tests(url: str) -> list[str]:
     """Run the project's own tests/release against the service at URL; an empty folder is no pass."""
     if not TESTS.is_dir():
         return []
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--no-header", str(TESTS)]
+    command = [sys.executable, "-m", "pytest", "-q", "--tb=line", "-p", "no:cacheprovider", "--no-header", str(TESTS)]
     done = subprocess.run(command, env=os.environ | {"SERVICE_URL": url}, capture_output=True, text=True, check=False)
     if done.returncode == 0:
         return []
-    return [f"{TESTS} fails: " + "\n    ".join((done.stdout + done.stderr).strip().splitlines()[-8:])]
+    return [f"{TESTS} fails: " + "\n    ".join((done.stdout + done.stderr).strip().splitlines()[-6:])]
 
 
 @contextlib.contextmanager
