@@ -1,7 +1,7 @@
 """What your consumers rely on, as tests over HTTP. Yours to edit: add what breaks them when it changes.
 
-`deploy` runs this folder against the candidate, at SERVICE_URL, and refuses a version that fails here. In the
-project's own suite the same tests run against the model file that the notebook would hand over.
+`deploy` runs this folder against the candidate at SERVICE_URL, which takes SERVICE_KEY, and refuses a version that
+fails here. In the project's own suite the same tests run against the model file that the notebook would hand over.
 """
 
 import os
@@ -16,11 +16,12 @@ def service(request: pytest.FixtureRequest) -> Iterator[httpx.Client]:
     if "SERVICE_URL" not in os.environ:
         yield request.getfixturevalue("client")
     else:
-        keys = {"X-API-Key": os.environ["SERVICE_KEY"]} if "SERVICE_KEY" in os.environ else {}
+        keys = {"Authorization": f"Bearer {os.environ['SERVICE_KEY']}"}
         with httpx.Client(base_url=os.environ["SERVICE_URL"], headers=keys, timeout=30) as client:
             yield client
 
 
+@pytest.mark.practice("staging-system-test")
 def test_a_list_is_answered_in_its_order_by_one_version(service: httpx.Client) -> None:
     told = service.get("/model").json()
     answer = service.post("/predict", json=[told["example"]["row"]] * 3)
@@ -30,6 +31,7 @@ def test_a_list_is_answered_in_its_order_by_one_version(service: httpx.Client) -
     assert answer.json()["model_version"] == told["version"]
 
 
+@pytest.mark.practice("staging-system-test")
 def test_what_the_feed_gets_wrong_is_named_and_never_guessed(service: httpx.Client) -> None:
     row = service.get("/model").json()["example"]["row"]
     column = next(iter(row))

@@ -62,7 +62,7 @@ def deploy(name: str, version: str, reason: str | None = None) -> dict[str, str]
             raise ProjectError(f"conf/environments/{name}.yml: tracking_uri is dev's own, each has a store of its own")
         made = tracking.find_version(origin, chosen.model, version)
         trained = origin.get_run(made.run_id)
-        digest = releasing.digest_of(releasing.fetch(origin, made))
+        digest = releasing.digest_of(releasing.gather(origin, made))
         if missed := shortcomings(name, made, trained, digest):
             raise Refused("\n  ".join([f"version {version} is not deployed to {name}:", *missed]))
         _, client = environments.open_store(name)

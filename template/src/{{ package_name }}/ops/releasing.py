@@ -4,6 +4,8 @@ import contextlib
 import hashlib
 import json
 import os
+import secrets
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -24,6 +26,7 @@ from .pipeline import files, say, write_json
 N_ROWS = 60  # held-out rows a candidate must answer as offline; a wrong type or a lost column shows in the first few
 START_S = 120  # until a candidate listens; importing everything takes seconds, on a busy machine a minute
 TESTS = Path("tests/release")
+FAST = "gates/model.onnx"  # the ONNX form of a version, among the artifacts of its run and of its copies
 
 
 @contextlib.contextmanager
@@ -41,41 +44,53 @@ def settle(client: Any, model: str) -> None:
         client.set_terminated(run.info.run_id, "FINISHED" if run.info.run_id in counted else "KILLED")
 
 
+def gather(origin: Any, made: Any) -> dict[str, Path]:
+    """Return what is released of version MADE, {path: file}: its artifact and, where its gates chose it, its ONNX form."""
+    found = contents(fetch(origin, made))
+    if made.tags.get("fast_path") == "onnx":
+        found[FAST] = Path(origin.download_artifacts(made.run_id, FAST))
+    return found
+
+
 def fetch(client: Any, made: Any) -> Path:
     """Return a folder with the artifact of a registered version, to read."""
     uri = client.get_model_version_download_uri(made.name, str(made.version))
     return Path(tracking.library().artifacts.download_artifacts(uri, tracking_uri=client.tracking_uri))
 
 
-def hashes(folder: Path) -> dict[str, str]:
-    """Return the sha256 of each file of a version, by its path; what MLflow adds when it reads one aside."""
+def contents(folder: Path) -> dict[str, Path]:
+    """Return the files of a version in FOLDER, {path: file}, without what reading one there left behind."""
     return {
-        file.relative_to(folder).as_posix(): store.sha256(file)
+        file.relative_to(folder).as_posix(): file
         for file in files(folder)
         if file.name != "registered_model_meta" and "__pycache__" not in file.parts
     }
 
 
-def digest_of(folder: Path) -> str:
+def digest_of(found: dict[str, Path]) -> str:
     """Return one hash for all files of a version: two versions with the same digest are the same bytes."""
-    return hashlib.sha256(json.dumps(hashes(folder), sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(hashes(found), sort_keys=True).encode()).hexdigest()
+
+
+def hashes(found: dict[str, Path]) -> dict[str, str]:
+    return {path: store.sha256(file) for path, file in found.items()}
 
 
 def copy(name: str, client: Any, origin: Any, made: Any) -> Any:
     """Return version MADE of the store ORIGIN as environment NAME has it: the same bytes, copied there once."""
-    folder = fetch(origin, made)
-    digest, version = digest_of(folder), str(made.version)
+    found, version = gather(origin, made), str(made.version)
+    digest = digest_of(found)
     there = environments.find_copy(client, made.name, version)
-    if there is None or there.tags["digest"] != digest or digest_of(fetch(client, there)) != digest:
-        there = send(name, client, made, folder, digest, origin.get_run(made.run_id))
+    if there is None or there.tags["digest"] != digest or digest_of(contents(fetch(client, there))) != digest:
+        there = send(name, client, made, found, digest, origin.get_run(made.run_id))
     for key, value in made.tags.items():  # who approved it is known later than the first copy
         if there.tags.get(key) != value:
             client.set_model_version_tag(there.name, str(there.version), key, value)
     return client.get_model_version(there.name, str(there.version))
 
 
-def send(name: str, client: Any, made: Any, folder: Path, digest: str, run: Any) -> Any:
-    """Return a new copy of the version in FOLDER; registered last, so that one which is there is whole."""
+def send(name: str, client: Any, made: Any, found: dict[str, Path], digest: str, run: Any) -> Any:
+    """Return a new copy of the files FOUND; registered last, so that one which is there is whole."""
     from mlflow.exceptions import MlflowException
 
     place = f"{store.read().workspace}/copies"
@@ -88,16 +103,16 @@ def send(name: str, client: Any, made: Any, folder: Path, digest: str, run: Any)
         "model": made.name,
         "version": str(made.version),
         "digest": digest,
-        "files": hashes(folder),
+        "files": hashes(found),
         **{key: run.data.tags.get(key, "unknown") for key in ("commit", "data", "lock", "python")},
         "run": made.run_id,
         "settings": run.data.params,
     }
     with tempfile.TemporaryDirectory() as part:
         whole = Path(part) / "model"
-        for inside in hashes(folder):
+        for inside, file in found.items():
             (whole / inside).parent.mkdir(parents=True, exist_ok=True)
-            (whole / inside).write_bytes((folder / inside).read_bytes())
+            shutil.copyfile(file, whole / inside)
         write_json(Path(part) / "release.json", manifest)
         client.log_artifacts(kept.info.run_id, part)
     client.set_terminated(kept.info.run_id)
@@ -108,7 +123,7 @@ def send(name: str, client: Any, made: Any, folder: Path, digest: str, run: Any)
     there = client.create_model_version(
         made.name, f"{kept.info.artifact_uri}/model", kept.info.run_id, tags, await_creation_for=0
     )
-    if (arrived := digest_of(fetch(client, there))) != digest:
+    if (arrived := digest_of(contents(fetch(client, there)))) != digest:
         client.delete_model_version(there.name, str(there.version))
         raise ProjectError(
             f"version {made.version} arrived in {name} with other bytes: {arrived[:12]}, not {digest[:12]}"
@@ -127,14 +142,14 @@ def check(name: str, there: Any, client: Any, rows: pd.DataFrame) -> list[str]:
     if rows.empty:
         return ["there is no held-out row to ask it about"]
     offline = tracking.library().pyfunc.load_model(str(folder)).predict(rows)[note["output"]].to_numpy()
-    with started(f"env:{name}/{version}") as url:
-        return [*wrong_answers(url, version, as_records(rows), offline), *failed_tests(url)]
+    with started(f"env:{name}/{version}") as (url, key):
+        return [*wrong_answers(url, key, version, as_records(rows), offline), *failed_tests(url, key)]
 
 
-def wrong_answers(url: str, version: str, rows: list[dict[str, Any]], offline: np.ndarray) -> list[str]:
+def wrong_answers(url: str, key: str, version: str, rows: list[dict[str, Any]], offline: np.ndarray) -> list[str]:
     import httpx
 
-    keys = {"X-API-Key": os.environ["SERVICE_KEY"]} if "SERVICE_KEY" in os.environ else {}
+    keys = {"Authorization": f"Bearer {key}"}
     with httpx.Client(base_url=url, timeout=30, verify=False, headers=keys) as client:  # its certificate names another
         for path, name in (("/health", None), ("/ready", "model_version"), ("/model", "version")):
             answer = client.get(path)
@@ -152,25 +167,33 @@ def wrong_answers(url: str, version: str, rows: list[dict[str, Any]], offline: n
     return []
 
 
-def failed_tests(url: str) -> list[str]:
-    """Run the project's own tests/release against the service at URL; an empty folder is no pass."""
+def failed_tests(url: str, key: str) -> list[str]:
+    """Run the project's own tests/release against the service at URL, which takes KEY; an empty folder is no pass."""
     if not TESTS.is_dir():
         return []
     command = [sys.executable, "-m", "pytest", "-q", "--tb=line", "-p", "no:cacheprovider", "--no-header", str(TESTS)]
-    done = subprocess.run(command, env=os.environ | {"SERVICE_URL": url}, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, env=os.environ | {"SERVICE_URL": url, "SERVICE_KEY": key}, capture_output=True, text=True, check=False
+    )
     if done.returncode == 0:
         return []
     return [f"{TESTS} fails: " + "\n    ".join((done.stdout + done.stderr).strip().splitlines()[-6:])]
 
 
 @contextlib.contextmanager
-def started(uri: str) -> Iterator[str]:
-    """Start `serve` on the model at URI in a process of its own; give its address."""
+def started(uri: str) -> Iterator[tuple[str, str]]:
+    """Start `serve` on the model at URI in a process of its own; give its address and a key that it takes."""
+    key = secrets.token_urlsafe()
+    keys = f"{os.environ.get('SERVICE_KEYS', '')}\nrelease admin {hashlib.sha256(key.encode()).hexdigest()}"
     command = [sys.executable, "-m", __name__.partition(".")[0], "serve", "--model", uri]
     with (
         tempfile.TemporaryFile("w+") as log,
         subprocess.Popen(
-            [*command, "--host", "127.0.0.1", "--port", "0"], stdout=subprocess.PIPE, stderr=log, text=True
+            [*command, "--host", "127.0.0.1", "--port", "0"],
+            env=os.environ | {"SERVICE_KEYS": keys},
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
         ) as process,
     ):
         timer = threading.Timer(START_S, process.kill)
@@ -183,7 +206,7 @@ def started(uri: str) -> Iterator[str]:
                 log.seek(0)
                 raise Refused(f"the service does not start on it: {log.read().strip()[-600:] or 'it says nothing'}")
             timer.cancel()
-            yield line.split()[-1]
+            yield line.split()[-1], key
         finally:
             timer.cancel()
             process.kill()
@@ -217,7 +240,7 @@ def take_back(name: str, client: Any, model: str, by: str, reason: str) -> dict[
     """Put the version into use that was there before the one in use, as recorded; return the record of that."""
     left = environments.in_use(environments.history(client, model))
     before = client.get_model_version(model, left[-2]["copy"]) if len(left) > 1 else None
-    if before and digest_of(fetch(client, before)) != before.tags["digest"]:
+    if before and digest_of(contents(fetch(client, before))) != before.tags["digest"]:
         version = before.tags["origin_version"]
         raise ProjectError(f"the copy of version {version} in {name} is damaged: `deploy {version} --env {name}` anew")
     gone = {"before": left[-1]["version"], "left": left[-1]["digest"]}
