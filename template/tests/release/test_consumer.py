@@ -21,7 +21,6 @@ def service(request: pytest.FixtureRequest) -> Iterator[httpx.Client]:
             yield client
 
 
-@pytest.mark.practice("staging-system-test")
 def test_a_list_is_answered_in_its_order_by_one_version(service: httpx.Client) -> None:
     told = service.get("/model").json()
     answer = service.post("/predict", json=[told["example"]["row"]] * 3)
@@ -31,7 +30,6 @@ def test_a_list_is_answered_in_its_order_by_one_version(service: httpx.Client) -
     assert answer.json()["model_version"] == told["version"]
 
 
-@pytest.mark.practice("staging-system-test")
 def test_what_the_feed_gets_wrong_is_named_and_never_guessed(service: httpx.Client) -> None:
     row = service.get("/model").json()["example"]["row"]
     column = next(iter(row))

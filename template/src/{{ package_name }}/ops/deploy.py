@@ -58,8 +58,11 @@ def deploy(name: str, version: str, reason: str | None = None) -> dict[str, str]
     by = environments.require(name, "deploy")
     with releasing.working(name):
         chosen, origin = environments.open_store("dev")
-        if environments.read(name).tracking_uri == chosen.tracking_uri:
-            raise ProjectError(f"conf/environments/{name}.yml: tracking_uri is dev's own, each has a store of its own")
+        stores = {other: environments.read(other).tracking_uri for other in environments.names()}
+        if shared := [other for other in stores if other != name and stores[other] == stores[name]]:
+            raise ProjectError(
+                f"conf/environments/{name}.yml: tracking_uri is that of {shared[0]}, must be one of its own"
+            )
         made = tracking.find_version(origin, chosen.model, version)
         trained = origin.get_run(made.run_id)
         digest = releasing.digest_of(releasing.gather(origin, made))

@@ -33,11 +33,15 @@ class Environment(settings.Settings, frozen=True):
     policy: dict[str, list[str]]
 
 
+def names() -> list[str]:
+    return sorted(file.stem for file in (settings.CONF / "environments").glob("*.yml"))
+
+
 def read(name: str) -> Environment:
     """Return the environment NAME; its tracking_uri is never empty."""
-    names = sorted(file.stem for file in (settings.CONF / "environments").glob("*.yml"))
-    if name not in names:
-        raise UsageError(f"no environment {name!r}; there are: {', '.join(names) or 'none, no conf/environments here'}")
+    if name not in names():
+        there = ", ".join(names()) or "none, no conf/environments here"
+        raise UsageError(f"no environment {name!r}; there are: {there}")
     found = settings.read(f"environments/{name}", Environment)
     if found.tracking_uri:
         return found

@@ -32,9 +32,7 @@ def connect(uri: str, named_in: str = "conf/training.yml") -> Any:
     try:
         return mlflow.MlflowClient(uri)
     except (mlflow.MlflowException, OSError) as error:
-        raise ProjectError(
-            f"the store of runs cannot be opened: {error}; mend tracking_uri in {named_in}"
-        ) from error
+        raise ProjectError(f"the store of runs cannot be opened: {error}; mend tracking_uri in {named_in}") from error
 
 
 def absolute(uri: str) -> str:
