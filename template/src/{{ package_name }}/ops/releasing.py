@@ -142,8 +142,13 @@ def check(name: str, there: Any, client: Any, rows: pd.DataFrame) -> list[str]:
     if rows.empty:
         return ["there is no held-out row to ask it about"]
     offline = tracking.library().pyfunc.load_model(str(folder)).predict(rows)[note["output"]].to_numpy()
+    import httpx
+
     with started(f"env:{name}/{version}") as (url, key):
-        return [*wrong_answers(url, key, version, as_records(rows), offline), *failed_tests(url, key)]
+        try:
+            return [*wrong_answers(url, key, version, as_records(rows), offline), *failed_tests(url, key)]
+        except (httpx.HTTPError, LookupError, ValueError) as error:
+            return [f"the service does not answer as it should: {type(error).__name__}: {error}"]
 
 
 def wrong_answers(url: str, key: str, version: str, rows: list[dict[str, Any]], offline: np.ndarray) -> list[str]:
