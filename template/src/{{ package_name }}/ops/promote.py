@@ -58,6 +58,8 @@ def promote(client: Any, chosen: Training, version: str, reason: str, by: str) -
     }
     with tracking.release(client, release):
         client.set_registered_model_alias(chosen.model, "champion", version)
+        for key in ("by", "at", "reason"):
+            client.set_model_version_tag(chosen.model, version, f"released_{key}", release[key])
     return release
 
 

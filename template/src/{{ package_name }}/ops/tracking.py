@@ -26,8 +26,8 @@ def library() -> Any:
     return mlflow
 
 
-def connect(uri: str) -> Any:
-    """Return an MLflow client of the store at URI (tracking_uri in conf/training.yml), which is made when it is new."""
+def connect(uri: str, named_in: str = "conf/training.yml, or MLFLOW_TRACKING_URI") -> Any:
+    """Return an MLflow client of the store at URI (tracking_uri in NAMED_IN), which is made when it is new."""
     named, uri, mlflow = uri, absolute(settings.expand(uri)), library()
     given = os.environ.pop("MLFLOW_TRACKING_URI", None)
     mlflow.set_tracking_uri(uri)
@@ -38,8 +38,7 @@ def connect(uri: str) -> Any:
         client.search_experiments(max_results=1)  # a server is not asked before
     except (mlflow.MlflowException, OSError) as error:
         raise ProjectError(
-            f"the store of runs cannot be opened: {settings.hide(str(error), named)}; "
-            "mend tracking_uri in conf/training.yml, or MLFLOW_TRACKING_URI"
+            f"the store of runs cannot be opened: {settings.hide(str(error), named)}; mend tracking_uri in {named_in}"
         ) from error
     return client
 
@@ -160,16 +159,13 @@ def release(client: Any, facts: dict[str, str]) -> Iterator[None]:
     """Record a release around the block that makes it. A record is a run, so nobody edits it away by the next one."""
     run = client.create_run(experiment(client, "release"), tags=facts, run_name=f"{facts['model']}-{facts['version']}")
     yield
-    for key in ("by", "at", "reason"):
-        client.set_model_version_tag(facts["model"], facts["version"], f"released_{key}", facts[key])
     client.set_terminated(run.info.run_id)
 
 
 def releases(client: Any) -> list[dict[str, str]]:
     """Return the releases of this workspace, newest first."""
-    names = ("at", "model", "version", "before", "by", "reason")
     return [
-        {name: run.data.tags[name] for name in names}
+        {name: value for name, value in run.data.tags.items() if not name.startswith("mlflow.")}
         for run in search(client, releases=True)
         if run.info.status == "FINISHED"
     ]

@@ -1,0 +1,40 @@
+"""Open env:NAME, what is in use in an environment, and env:NAME/VERSION, one version that was copied there."""
+
+import re
+
+from .. import ProjectError, environments, tracking
+from . import registry
+from .servable import Servable
+
+SCHEME = "env"
+
+
+def pin(uri: str) -> str:
+    """Return env:NAME@NUMBER of the copy that URI stands for now; NUMBER is that of the environment's own registry."""
+    named = re.fullmatch(r"env:(\w+)(?:/(\d+)|@(\d+))?", uri)
+    if not named:
+        raise ProjectError(f"{uri} names no environment: give env:prod, or env:prod/4 for one version")
+    name, version, number = named.groups()
+    if number:
+        return uri
+    chosen, client = environments.open_store(name)
+    if version:
+        there = environments.find_copy(client, chosen.model, version)
+    else:
+        try:  # asked several times a second, hence not at once by find_copy, which reads all versions
+            there = client.get_model_version_by_alias(chosen.model, environments.ALIAS)
+        except tracking.library().MlflowException:
+            there = environments.find_copy(client, chosen.model)
+    if there is None:
+        wanted = f"version {version}" if version else "version in use"
+        raise ProjectError(f"there is no {wanted} in {name}: `deploy VERSION --env {name}` puts one there")
+    return f"env:{name}@{there.version}"
+
+
+def resolve(uri: str) -> Servable:
+    """Return the model that URI names; it carries the number that its version has in dev, where it was made."""
+    name, number = pin(uri).removeprefix("env:").split("@")
+    chosen, client = environments.open_store(name)
+    servable = registry.open_version(client, chosen.model, number)
+    servable.version = client.get_model_version(chosen.model, number).tags["origin_version"]
+    return servable
