@@ -17,7 +17,7 @@ def convert(fitted: Any, inputs: pd.DataFrame) -> bytes:
     from skl2onnx.common.data_types import DoubleTensorType, FloatTensorType, StringTensorType
 
     last = fitted.steps[-1][1] if hasattr(fitted, "steps") else fitted
-    exact = hasattr(last, "_predictors")  # histogram boosting compares float64: as float32 some rows take another branch
+    exact = hasattr(last, "_predictors")  # histogram boosting: in float32 some rows take another branch
     number = DoubleTensorType if exact else FloatTensorType
     proto = skl2onnx.convert_sklearn(
         fitted,

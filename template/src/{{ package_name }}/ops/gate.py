@@ -10,7 +10,6 @@ An override needs a role that conf/environments/prod.yml lets `override`; who di
 import argparse
 import contextlib
 import json
-import shutil
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
@@ -30,7 +29,9 @@ td {border-top: 1px solid #ccc; padding: .4rem .8rem; vertical-align: top} .no {
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("version", help="number of the version; `runs` lists them")
-    parser.add_argument("--override", action="append", default=[], metavar="GATE", help="let it pass although it refuses")
+    parser.add_argument(
+        "--override", action="append", default=[], metavar="GATE", help="let it pass although it refuses"
+    )
     parser.add_argument("--reason", help="why a gate is overridden, in a sentence; it is kept")
     parser.add_argument("--json", action="store_true", help="print JSON for machines")
 
@@ -81,7 +82,9 @@ def settle(
     findings = judge(candidate, limits)
     refused = {one.gate for one in findings if one.passed is not True}
     overrides = {name: {"by": by, "reason": reason} for name in override if name in refused}
-    kinds = {name: "passed" if name not in refused else "refused" for name in dict.fromkeys(one.gate for one in findings)}
+    kinds = {
+        name: "passed" if name not in refused else "refused" for name in dict.fromkeys(one.gate for one in findings)
+    }
     kinds |= dict.fromkeys(overrides, "overridden")
     faster = kinds["parity"] == "passed" and (candidate.folder / parity.FILE).is_file()
     result = {

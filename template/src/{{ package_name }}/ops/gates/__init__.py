@@ -17,7 +17,8 @@ import pandas as pd
 from pydantic import Field
 
 from ... import data, model
-from .. import ProjectError, datasets, stages, tracking
+from .. import ProjectError, datasets, environments, settings, stages, tracking
+from ..pipeline import Training
 from ..settings import Settings
 from ..success import Criterion
 
@@ -164,7 +165,7 @@ class Candidate:
     @cached_property
     def champion(self) -> Champion | None:
         """The version in use, predicting the candidate's held-out rows; None before the first release."""
-        version = tracking.aliases(self.client, self.name).get("champion")
+        version = in_use() or tracking.aliases(self.client, self.name).get("champion")
         if not version:
             return None
         run = self.client.get_run(tracking.find_version(self.client, self.name, version).run_id)
@@ -184,6 +185,20 @@ class Candidate:
         changes = [{name: None} for name in optional] + [{name: "never seen"} for name in free]
         changes += [dict.fromkeys(optional), dict.fromkeys(free, "never seen") | dict.fromkeys(optional)]
         return pd.concat([base.assign(**change) for change in changes if change] or [base], ignore_index=True)
+
+
+def in_use() -> str | None:
+    """Return the version that production uses; None before the first deployment: then `promote` says which it is."""
+    uri = environments.read("prod").tracking_uri
+    chosen = settings.read("training", Training, {"tracking_uri": uri})
+    if chosen.lost_store:  # and so there never was one: opening it would make it
+        return None
+    _, client = environments.open_store("prod")
+    try:
+        copy = environments.find_copy(client, chosen.model, None)
+        return copy.tags["origin_version"] if copy else None
+    finally:
+        tracking.open_store()  # what is opened last is where MLflow looks up versions
 
 
 def open_version(name: str, version: str) -> Any:

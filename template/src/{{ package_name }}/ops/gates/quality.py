@@ -64,9 +64,7 @@ def gain(name: str, ours: dict[str, float], theirs: dict[str, float]) -> float:
     return (ours[name] - theirs[name]) * (1 if model.HIGHER_IS_BETTER[name] else -1)
 
 
-def intervals(
-    truth: pd.Series, ours: np.ndarray, theirs: np.ndarray, asked: Quality
-) -> dict[str, tuple[float, float]]:
+def intervals(truth: pd.Series, ours: np.ndarray, theirs: np.ndarray, asked: Quality) -> dict[str, tuple[float, float]]:
     """Return the interval in which each metric's gain lies: the paired bootstrap, both models on the same drawn rows."""
     generator = np.random.default_rng(0)
     rows = generator.permutation(len(truth))[:N_RESAMPLED]
@@ -74,7 +72,8 @@ def intervals(
     for _ in range(asked.resamples):
         drawn = rows[generator.integers(len(rows), size=len(rows))]
         mine, other = (model.metrics(truth.iloc[drawn], values[drawn]) for values in (ours, theirs))
-        for name in gains:
-            gains[name].append(gain(name, mine, other))
-    ends = [(1 - asked.confidence) / 2, (1 + asked.confidence) / 2]
-    return {name: (float(np.quantile(values, ends[0])), float(np.quantile(values, ends[1]))) for name, values in gains.items()}
+        for name, values in gains.items():
+            values.append(gain(name, mine, other))
+    ends = (1 - asked.confidence) / 2, (1 + asked.confidence) / 2
+    quantiles = {name: np.quantile(values, ends) for name, values in gains.items()}
+    return {name: (float(low), float(high)) for name, (low, high) in quantiles.items()}
