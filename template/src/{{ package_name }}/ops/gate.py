@@ -80,13 +80,13 @@ def settle(
     for old in (parity.FILE, "gates.html", "gates.json"):
         (candidate.folder / old).unlink(missing_ok=True)
     findings = judge(candidate, limits)
-    refused = {one.gate for one in findings if one.passed is not True}
+    refused = {one.gate for one in findings if not one.passed}
     overrides = {name: {"by": by, "reason": reason} for name in override if name in refused}
     kinds = {
         name: "passed" if name not in refused else "refused" for name in dict.fromkeys(one.gate for one in findings)
     }
     kinds |= dict.fromkeys(overrides, "overridden")
-    faster = kinds["parity"] == "passed" and (candidate.folder / parity.FILE).is_file()
+    faster = kinds.get("parity") == "passed" and (candidate.folder / parity.FILE).is_file()
     result = {
         "model": chosen.model,
         "version": version,

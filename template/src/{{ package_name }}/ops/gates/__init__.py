@@ -7,7 +7,7 @@ Gates fail closed: an exception, a file that is missing, no rows to judge by or 
 import importlib
 import json
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -179,7 +179,7 @@ class Candidate:
 
     def odd(self) -> pd.DataFrame:
         """Return rows as callers may send them but seldom do: values missing, one column and all, and unseen categories."""
-        base, rules = self.some(5)[self.columns].astype("object"), self.note["columns"]
+        base, rules = self.some(3)[self.columns].astype("object"), self.note["columns"]
         optional = [name for name, rule in rules.items() if rule.get("null")]
         free = [name for name, rule in rules.items() if rule["type"] == "category" and "values" not in rule]
         changes = [{name: None} for name in optional] + [{name: "never seen"} for name in free]
@@ -220,7 +220,8 @@ def judge(candidate: Candidate, limits: Release) -> list[Finding]:
     for name in dict.fromkeys([*limits.gates, *found()]):
         try:
             told = importlib.import_module(f".{name}", __package__).check(candidate, limits)
-            findings += told or [Finding(name, "the gate", False, "found out nothing", "able to judge")]
+            told = told or [Finding(name, "the gate", False, "found out nothing", "able to judge")]
+            findings += [replace(one, passed=bool(one.passed)) for one in told]
         except Exception as error:  # noqa: BLE001 - whatever went wrong, nothing was shown to hold
             said = str(error) if isinstance(error, ProjectError) else f"{type(error).__name__}: {error}"
             findings.append(Finding(name, "the gate", False, f"not judged: {' '.join(said.split())}", "able to judge"))
