@@ -182,8 +182,9 @@ class Candidate:
         base, rules = self.some(3)[self.columns].astype("object"), self.note["columns"]
         optional = [name for name, rule in rules.items() if rule.get("null")]
         free = [name for name, rule in rules.items() if rule["type"] == "category" and "values" not in rule]
-        changes = [{name: None} for name in optional] + [{name: "never seen"} for name in free]
-        changes += [dict.fromkeys(optional), dict.fromkeys(free, "never seen") | dict.fromkeys(optional)]
+        changes: list[dict[str, Any]] = [{name: None} for name in optional]
+        changes += [{name: "never seen"} for name in free]
+        changes += [dict.fromkeys(optional), {**dict.fromkeys(free, "never seen"), **dict.fromkeys(optional)}]
         return pd.concat([base.assign(**change) for change in changes if change] or [base], ignore_index=True)
 
 
