@@ -1,0 +1,24 @@
+"""Does it hold up in each slice that data.py names, or only on average?"""
+
+from ... import data, model
+from .. import success
+from . import Candidate, Finding, Release
+
+
+def check(candidate: Candidate, limits: Release) -> list[Finding]:
+    asked, findings, small = limits.slices, [], []
+    rule = f"{', '.join(asked.metrics)} as conf/release.yml asks"
+    for column in data.SLICES:
+        for value, rows in candidate.rows.groupby(column, dropna=False):
+            if len(rows) < asked.rows:
+                small.append(f"{column} {value} ({len(rows)})")
+                continue
+            truth, where = rows[data.TARGET], rows.index
+            measured = model.metrics(truth, candidate.predicted[where])
+            missed = success.judge(measured, model.metrics(truth, candidate.baseline[where]), asked.metrics)
+            told = ", ".join(f"{name} {measured[name]:.4f}" for name in asked.metrics)
+            said = f"{'; '.join(missed) or told} on {len(rows):,} rows"
+            findings.append(Finding("slices", f"{column} {value}", not missed, said, rule))
+    if findings and small:
+        findings.append(Finding("slices", "too small to judge", True, ", ".join(small), f"under {asked.rows} rows"))
+    return findings
