@@ -1,12 +1,13 @@
 """The service around a model. A later level adds a module to this folder; it is found, nothing here is edited.
 
 A module that defines, at the start of a line,
-- `SCHEME = "models"` and `resolve(uri) -> Servable` opens model URIs `models:...`;
+- `SCHEME = "models"` and `resolve(uri) -> Servable` opens model URIs `models:...`; where such a URI can come to mean
+  another model, `pin(uri) -> str` returns one that cannot, and `resolve` gets that;
 - `extend(app, service)` is called once before the start: it adds routes and middleware to the FastAPI `app`, and to the
   `Service` endpoints (`add_endpoint`), async context managers that live as long as the app (`lifespans`) and functions
   called after each prediction (`answered`).
 A subclass of `Servable` overrides `predict(rows)`, which gets validated dicts and no table, or `answer(rows)`.
-`endpoint.servable = other` swaps the model in one assignment: a request reads it once.
+`endpoint.servable = other` swaps the model in one assignment: a request reads it once. `endpoint.told` is added to /model.
 """
 
 import importlib

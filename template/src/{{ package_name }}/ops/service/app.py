@@ -44,6 +44,7 @@ class Endpoint:
 
     def __init__(self, servable: Servable, prefix: str = "") -> None:
         self.servable, self.prefix = servable, prefix
+        self.told: dict[str, Any] = {}  # what /model says beside what the model says of itself
 
 
 class Service:
@@ -170,7 +171,7 @@ def add_endpoint(app: FastAPI, service: Service, endpoint: Endpoint) -> None:
     @app.get(f"{endpoint.prefix}/model")
     async def model() -> dict[str, Any]:
         """Tell which model answers: version, contract, metrics from the hand-off note, library versions."""
-        return endpoint.servable.describe()
+        return endpoint.servable.describe() | endpoint.told
 
 
 class Observed:

@@ -7,6 +7,7 @@ import math
 import re
 from importlib import metadata
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,8 @@ MAX_BATCH = 1_000  # rows predicted together; more would make a small request wa
 
 class Servable:
     """A fitted model with its hand-off note and version, checked and warm."""
+
+    uri = pinned = ""  # where `resolve` found it: as it was asked for, and what that stood for then
 
     def __init__(self, fitted: Any, note: dict[str, Any], version: str) -> None:
         """Raises ProjectError when the note is incomplete, Refused when its example is not reproduced."""
@@ -106,11 +109,25 @@ class Servable:
 
 def resolve(uri: str) -> Servable:
     """Return the model that URI names: a file, or whatever a module with that SCHEME opens."""
+    module, pinned = opener(uri), pin(uri)
+    servable = module.resolve(pinned) if module else open_file(Path(uri))
+    servable.uri, servable.pinned = uri, pinned
+    return servable
+
+
+def pin(uri: str) -> str:
+    """Return what URI stands for at this moment, as a URI that stands for it for ever."""
+    module = opener(uri)
+    return module.pin(uri) if module and hasattr(module, "pin") else uri
+
+
+def opener(uri: str) -> ModuleType | None:
+    """Return the module that opens URI; None: it is a file."""
     scheme = re.match(r"([a-z][a-z0-9+]+):", uri)  # two letters or more: C:\model.skops is a file
     if not scheme:
-        return open_file(Path(uri))
+        return None
     for module in found(f'SCHEME = "{scheme[1]}"'):
-        return module.resolve(uri)
+        return module
     raise ProjectError(f"--model is {uri}: nothing here opens {scheme[1]}: models, give a file")
 
 
