@@ -213,7 +213,12 @@ def memory(process: subprocess.Popen) -> float:
 
 def environ() -> dict[str, str]:
     kept = {key: value for key, value in os.environ.items() if key not in ("VIRTUAL_ENV", "MLFLOW_TRACKING_URI")}
-    return {**kept, "MLFLOW_DISABLE_TELEMETRY": "true", "OMP_NUM_THREADS": "1", "MLFLOW_TRACKING_URI": "sqlite:///mlflow.db"}
+    return {
+        **kept,
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "OMP_NUM_THREADS": "1",
+        "MLFLOW_TRACKING_URI": "sqlite:///mlflow.db",
+    }
 
 
 if __name__ == "__main__":

@@ -45,7 +45,9 @@ def run(options: argparse.Namespace) -> None:
         print(f"removed the key of {options.name}")
         return
     if options.name in names:
-        raise ProjectError(f"{options.name} has a key: remove it first, or give the new one another name for the change")
+        raise ProjectError(
+            f"{options.name} has a key: remove it first, or give the new one another name for the change"
+        )
     key = secrets.token_urlsafe(32)
     write(keys | {hashed(key): (options.name, options.scope)})
     print(key)

@@ -85,7 +85,9 @@ class Guard:
         name = self.caller(scope) or (scope["client"] or ["unknown"])[0]
         scope["caller"] = name
         if self.running > self.limits.at_once:
-            raise Turned(503, f"{self.limits.at_once} requests are being answered, no more at once", {"retry-after": "1"})
+            raise Turned(
+                503, f"{self.limits.at_once} requests are being answered, no more at once", {"retry-after": "1"}
+            )
         now, rate = time.monotonic(), self.limits.rate_per_s
         free_at = max(self.free_at.get(name, now), now) + 1 / rate
         wait = free_at - now - self.limits.burst / rate

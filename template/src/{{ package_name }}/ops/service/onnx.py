@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from ... import features
 from .. import tracking
@@ -88,8 +89,7 @@ class Fast(Servable):
             for name in built:
                 expected = built[name].to_numpy()[part]
                 found = np.array(given[name], expected.dtype)
-                same = (found == expected) | ((found != found) & (expected != expected))
-                if found.shape != expected.shape or not same.all():
+                if not pd.Series(found).equals(pd.Series(expected)):  # as many, each the same, missing where missing
                     raise ValueError(f"its {name} is not that of features.build")
         self.inputs = inputs
 
@@ -114,14 +114,14 @@ def probes(contract: Contract, example: Row) -> list[Row]:
             return draw.random() < 0.5
         if rule["type"] == "time":
             odd = datetime(draw.randint(2000, 2040), draw.choice([1, 12]), draw.choice([1, 31]), draw.choice([0, 23]))
-            near = (given or odd) + timedelta(minutes=draw.randint(-600_000, 600_000), microseconds=draw.randint(0, 999))
+            near = (given or odd) + timedelta(
+                minutes=draw.randint(-600_000, 600_000), microseconds=draw.randint(0, 999)
+            )
             return draw.choice([odd, near])
         if rule["type"] == "number":
             low, high = rule.get("min", -1e3), rule.get("max", 1e3)
             return draw.choice([float(low), float(high), round(draw.uniform(low, high)) * 1.0, draw.uniform(low, high)])
         return draw.choice([given, given, "", "missing", "nan", "never seen"])
 
-    drawn = [
-        {name: value(rule, example[name]) for name, rule in contract.columns.items()} for _ in range(N_PROBES)
-    ]
+    drawn = [{name: value(rule, example[name]) for name, rule in contract.columns.items()} for _ in range(N_PROBES)]
     return [example, *drawn]

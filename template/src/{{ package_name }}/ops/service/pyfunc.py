@@ -38,7 +38,10 @@ def resolve(uri: str) -> Servable:
     note = {
         "columns": columns,
         "output": outputs[0] if outputs else "prediction",
-        "example": {"row": as_records(example[[*columns]].head(1))[0], "prediction": float(one_each(opened, example)[0])},
+        "example": {
+            "row": as_records(example[[*columns]].head(1))[0],
+            "prediction": float(one_each(opened, example)[0]),
+        },
         "trained_by": client.get_model_version(name, version).run_id,
         "libraries": running(),
     }
