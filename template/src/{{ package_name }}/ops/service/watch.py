@@ -31,7 +31,7 @@ class Watcher:
         self.endpoint, self.uri = endpoint, endpoint.servable.uri
         self.metrics = {name: metric.labels(f"{endpoint.prefix}/predict") for name, metric in metrics.items()}
         self.failed, self.failures, self.retry_at = "", 0, 0.0  # what could not be loaded, how often, when to try again
-        self.told = {"follows": self.uri, "since": now(), "swaps": 0, "failures": 0, "error": None}
+        self.told: dict[str, Any] = {"follows": self.uri, "since": now(), "swaps": 0, "failures": 0, "error": None}
         endpoint.told["watch"] = self.told
 
     def look(self) -> Servable | None:
