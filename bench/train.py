@@ -65,8 +65,8 @@ def main() -> int:
     return 0
 
 
-def make_project(folder: Path, n_rows: int) -> str:
-    answers = {"project_name": "Bench project", "level": 2}
+def make_project(folder: Path, n_rows: int, level: int = 2) -> str:
+    answers = {"project_name": "Bench project", "level": level}
     with warnings.catch_warnings(action="ignore"):
         copier.run_copy(str(ROOT), folder, data=answers, defaults=True, quiet=True, vcs_ref="HEAD")
     run(folder, ["git", "init", "--quiet"])

@@ -26,8 +26,13 @@ def pin(uri: str) -> str:
     chosen, client = tracking.open_store()
     if chosen.lost_store:
         raise ProjectError(f"the store {chosen.tracking_uri} is gone: bring its file back")
-    if alias and not (version := tracking.aliases(client, name).get(alias)):
-        raise ProjectError(f"{name} has no {alias} yet: `promote VERSION` makes one the champion")
+    if alias:
+        try:  # not tracking.aliases: the service asks several times a second, and this takes a third of the time
+            version = client.get_model_version_by_alias(name, alias).version
+        except tracking.library().MlflowException:
+            if alias in tracking.aliases(client, name):
+                raise
+            raise ProjectError(f"{name} has no {alias} yet: `promote VERSION` makes one the champion") from None
     return f"models:/{name}/{version}"
 
 

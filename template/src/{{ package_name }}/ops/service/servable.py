@@ -81,6 +81,10 @@ class Servable:
         changed = [f"{name} {then[name]} then, {now[name]} now" for name in then if then[name] != now.get(name)]
         return "; ".join(changed) or "features.py or model.py changed since; hand the model over again"
 
+    async def computed(self, rows: list[Row]) -> np.ndarray:
+        """Return `compute` of ROWS, off the event loop."""
+        return await asyncio.to_thread(self.compute, rows)
+
     async def _work(self) -> None:
         while self._waiting:
             batch = [self._waiting.pop(0)]
@@ -93,7 +97,7 @@ class Servable:
     async def _settle(self, batch: list[Waiting]) -> None:
         together = [row for rows, _ in batch for row in rows]
         predicted: np.ndarray | BaseException
-        [predicted] = await asyncio.gather(asyncio.to_thread(self.compute, together), return_exceptions=True)
+        [predicted] = await asyncio.gather(self.computed(together), return_exceptions=True)
         if not isinstance(predicted, BaseException):
             values = iter(predicted.tolist())
             for rows, answer in batch:

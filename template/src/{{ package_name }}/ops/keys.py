@@ -1,0 +1,79 @@
+"""Make, list and remove the keys that callers of the service send; a new one is shown once, its hash is kept.
+
+python -m {package} keys add shop --scope predict
+python -m {package} keys list
+python -m {package} keys remove shop
+curl -H "Authorization: Bearer KEY" ...
+
+As soon as there is a key, the service asks for one, within a second and without a restart. A server elsewhere gets the
+lines of data/keys, which are hashes, in the environment variable SERVICE_KEYS.
+"""
+
+import argparse
+import hashlib
+import os
+import re
+import secrets
+from pathlib import Path
+
+from . import ProjectError, UsageError
+
+FILE = Path("data/keys")  # kept out of git, as all of data/
+SCOPES = ("predict", "admin")  # predict: ask for predictions; admin: that, the metrics and whatever else there is
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("action", choices=["add", "list", "remove"])
+    parser.add_argument("name", nargs="?", help="whose key it is: it is counted and limited under this name")
+    parser.add_argument("--scope", choices=SCOPES, default="predict", help="(default: %(default)s)")
+
+
+def run(options: argparse.Namespace) -> None:
+    keys = read()
+    names = {name: digest for digest, (name, _) in keys.items()}
+    if options.action == "list":
+        for name, scope in keys.values():
+            print(f"{name} {scope}")
+        return
+    if not re.fullmatch(r"[\w.-]+", options.name or ""):
+        raise UsageError(f"name is {options.name}, must be letters, digits, '.', '-' and '_': whose key is it?")
+    if options.action == "remove":
+        if options.name not in names:
+            raise ProjectError(f"no key of {options.name}; there are: {', '.join(names) or 'none'}")
+        del keys[names[options.name]]
+        write(keys)
+        print(f"removed the key of {options.name}")
+        return
+    if options.name in names:
+        raise ProjectError(
+            f"{options.name} has a key: remove it first, or give the new one another name for the change"
+        )
+    key = secrets.token_urlsafe(32)
+    write(keys | {hashed(key): (options.name, options.scope)})
+    print(key)
+
+
+def hashed(key: str) -> str:
+    """Return what is kept of KEY; a fast hash is enough for 256 random bits, which nobody tries out."""
+    return hashlib.sha256(key.encode()).hexdigest()
+
+
+def read() -> dict[str, tuple[str, str]]:
+    """Return {hash: (name, scope)} of the keys in data/keys and in SERVICE_KEYS."""
+    text = FILE.read_text(encoding="utf-8") if FILE.is_file() else ""
+    keys = {}
+    for line in [*text.splitlines(), *os.environ.get("SERVICE_KEYS", "").splitlines()]:
+        if line.strip():
+            name, scope, digest = (line.split() + ["", "", ""])[:3]
+            if scope not in SCOPES or not re.fullmatch(r"[0-9a-f]{64}", digest):
+                raise ProjectError(f"the key of {name} is not `NAME SCOPE SHA256`: add it again")
+            keys[digest] = (name, scope)
+    return keys
+
+
+def write(keys: dict[str, tuple[str, str]]) -> None:
+    FILE.parent.mkdir(parents=True, exist_ok=True)
+    new = FILE.with_name(f".{FILE.name}.new")
+    new.touch(mode=0o600)
+    new.write_text("".join(f"{name} {scope} {digest}\n" for digest, (name, scope) in keys.items()), encoding="utf-8")
+    new.replace(FILE)  # at once: a service that reads it meanwhile sees all keys

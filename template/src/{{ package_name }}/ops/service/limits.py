@@ -1,0 +1,139 @@
+"""Who may ask, how often, how many at once and how long an answer may take: conf/limits.yml and the keys."""
+
+import asyncio
+import contextlib
+import math
+import time
+from typing import Any
+
+import prometheus_client as prometheus
+import pydantic
+from fastapi import FastAPI
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from .. import ProjectError, keys
+from ..settings import Settings, read
+from .app import Service, closed, content, explain
+
+PROBES = ("/health", "/ready")  # of the platform, which has no key, and must hear when all is busy
+READ = ("/openapi.json", "/docs", "/model", "/predict")  # ends of the paths for which the scope `predict` is enough
+REREAD_S = 1.0  # a key that was removed is taken for so long still
+MEANINGS = {
+    "401": "No key, or one that is not known.",
+    "403": "The key's scope does not include this.",
+    "429": "Too many requests of this caller; Retry-After says when to go on.",
+    "503": "Too many requests at once, or the answer took too long; Retry-After says when to try again.",
+}
+
+
+class Limits(Settings, frozen=True):
+    """conf/limits.yml"""
+
+    require_key: bool
+    rate_per_s: pydantic.PositiveFloat
+    burst: pydantic.PositiveInt
+    at_once: pydantic.PositiveInt
+    deadline_s: pydantic.PositiveFloat
+
+
+class Turned(Exception):
+    """A request that is turned away: status, why, headers."""
+
+
+class Guard:
+    """Around the app, within the counts and request ids of `Observed`."""
+
+    def __init__(self, app: ASGIApp, limits: Limits, refusals: Any) -> None:
+        self.app, self.limits, self.refusals = app, limits, refusals
+        self.keys = keys.read()
+        self.read_at, self.asked = time.monotonic(), limits.require_key or bool(self.keys)
+        self.free_at: dict[str, float] = {}  # when the requests a caller made so far are worked off at the allowed rate
+        self.running = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"] in PROBES:
+            return await self.app(scope, receive, send)
+        started = False
+
+        async def send_seen(message: Message) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        self.running += 1
+        try:
+            self.admit(scope)
+            async with asyncio.timeout(self.limits.deadline_s) as deadline:
+                await self.app(scope, receive, send_seen)
+        except Turned as turned:
+            await self.turn(turned, scope, receive, send)
+        except TimeoutError:
+            if started or not deadline.expired():
+                raise
+            late = Turned(503, f"no answer within {self.limits.deadline_s:g} s", {"retry-after": "1"})
+            await self.turn(late, scope, receive, send)
+        finally:
+            self.running -= 1
+
+    async def turn(self, turned: Turned, scope: Scope, receive: Receive, send: Send) -> None:
+        status, error, headers = turned.args
+        self.refusals.labels(str(status)).inc()
+        await explain(scope, status, error, headers=headers)(scope, receive, send)
+
+    def admit(self, scope: Scope) -> None:
+        """Raise Turned unless the caller may ask for this now; note who it is in the scope, as `caller`."""
+        name = self.caller(scope) or (scope["client"] or ["unknown"])[0]
+        scope["caller"] = name
+        if self.running > self.limits.at_once:
+            raise Turned(
+                503, f"{self.limits.at_once} requests are being answered, no more at once", {"retry-after": "1"}
+            )
+        now, rate = time.monotonic(), self.limits.rate_per_s
+        free_at = max(self.free_at.get(name, now), now) + 1 / rate
+        wait = free_at - now - self.limits.burst / rate
+        if wait > 0:
+            retry = {"retry-after": str(math.ceil(wait))}
+            raise Turned(429, f"{name} asks more than {rate:g} times a second: wait {math.ceil(wait)} s", retry)
+        if len(self.free_at) > 10_000:  # callers without a key are as many as there are addresses
+            self.free_at = {one: until for one, until in self.free_at.items() if until > now}
+        self.free_at[name] = free_at
+
+    def caller(self, scope: Scope) -> str | None:
+        """Return whose key came along, None where no key is asked for; raises Turned with 401 or 403."""
+        if time.monotonic() - self.read_at > REREAD_S:
+            self.read_at = time.monotonic()
+            with contextlib.suppress(ProjectError, OSError):  # those read before hold until the file is whole again
+                self.keys = keys.read()
+            self.asked = self.asked or bool(self.keys)  # and never open again by a file that goes away
+        if not self.asked:
+            return None
+        given = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
+        kind, _, key = given.decode("latin-1").partition(" ")
+        name, allowed = self.keys.get(keys.hashed(key.strip()), (None, ""))
+        if kind.lower() != "bearer" or name is None:
+            why = "this key is not known" if given else "no key came along"
+            raise Turned(401, f"{why}: send `Authorization: Bearer KEY`", {"www-authenticate": "Bearer"})
+        if allowed != "admin" and not scope["path"].endswith(READ):
+            raise Turned(403, f"the key of {name} is for predictions, this asks for one of scope admin", None)
+        return name
+
+
+def extend(app: FastAPI, service: Service) -> None:
+    refusals = prometheus.Counter(
+        "http_requests_turned_away", "By keys and limits.", ["status"], registry=service.registry
+    )
+    app.add_middleware(Guard, limits=read("limits", Limits), refusals=refusals)
+    inner = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        document = inner()
+        document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+        document["security"] = [{"key": []}, {}]  # {}: as long as there is no key
+        text = {"type": "string"}
+        error = content(closed({"error": text, "request_id": text}))
+        for path, methods in document["paths"].items():
+            for method in methods.values() if path not in PROBES else ():
+                method["responses"] |= {status: {"description": why} | error for status, why in MEANINGS.items()}
+        return document
+
+    app.openapi = openapi  # type: ignore[method-assign]
