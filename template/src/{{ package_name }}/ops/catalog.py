@@ -61,7 +61,7 @@ def run(options: argparse.Namespace) -> None:
 def sentence(one: dict[str, Any]) -> str:
     facts = [one["kind"], one["name"], one["what"], one["where"], f"owner {one['owner']}"]
     if one["kind"] == "data":
-        facts += [one["class"], f"kept {one['retention_days'] or 'without end, in'} days"]
+        facts += [one["class"], f"kept {one['retention_days']} days" if one["retention_days"] else "kept without end"]
         facts += [f"masked: {', '.join(one['masked'])}"] * bool(one["masked"])
     return "  ".join(facts)
 
@@ -73,10 +73,10 @@ def read(file: Path = FILE) -> Catalog:
 def datasets() -> list[dict[str, Any]]:
     """Return the data sets of this project and of the projects whose catalogues `others` names, whoever owns them."""
     told = []
-    for file in [FILE, *(Path(other).expanduser() for other in read().others)]:
+    for file in [FILE, *(Path(other).expanduser() for other in read().others), *Path("shared").glob("*/catalog.yml")]:
         if not file.is_file():
             raise ProjectError(f"there is no catalogue {file}: mend `others` in {FILE}")
-        home = Path() if file == FILE else file.parent.parent
+        home = Path() if file == FILE else file.parent.parent if file.parent.name == "data" else file.parent
         for name, entry in read(file).datasets.items():
             where = entry.path if "://" in entry.path else str(home / entry.path)
             told.append({"kind": "data", "name": name, **entry.model_dump(by_alias=True), "where": where})
