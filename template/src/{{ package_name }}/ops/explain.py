@@ -105,7 +105,7 @@ def shapley(
             for at, name in enumerate(row.columns)
         }
     )
-    moved = np.diff(predict(mixed).reshape(2 * n, width + 1), axis=1)
+    moved = np.diff(np.asarray(predict(mixed), dtype=float).reshape(2 * n, width + 1), axis=1)
     by_column = np.take_along_axis(moved, turns, axis=1)  # (2n, width)
     pairs = (by_column[:n] + by_column[n:]) / 2
     errors = pairs.std(axis=0, ddof=1) / np.sqrt(n) if n > 1 else np.full(width, np.nan)
