@@ -40,7 +40,7 @@ class Catalog(settings.Settings, frozen=True):
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--find", metavar="TEXT", help="only what has TEXT in its name, description, owner or path")
-    parser.add_argument("--cards", action="store_true", help="write the card of each registered version to docs/models/")
+    parser.add_argument("--cards", action="store_true", help=f"write each registered version's card to {CARDS}")
     parser.add_argument("--check", action="store_true", help="refuse when a data set or a card is missing")
     parser.add_argument("--json", action="store_true", help="print JSON for machines")
 

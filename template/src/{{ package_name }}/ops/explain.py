@@ -47,15 +47,15 @@ def explain(row: dict[str, Any], version: str | None = None) -> dict[str, Any]:
     version = version or tracking.aliases(client, chosen.model).get("champion") or str(newest)
     made = tracking.find_version(client, chosen.model, version)
     opened = tracking.library().pyfunc.load_model(f"models:/{chosen.model}/{version}")
-    note = opened.unwrap_python_model().note
+    own = opened.unwrap_python_model()  # the version's own code and note
+    note = own.note
     cut = json.loads(tracking.read_artifact(client, client.get_run(made.run_id), "split.json"))["cuts"][0]
-    background = typical(made.tags["data"], opened.unwrap_python_model().features.__package__, cut)[list(note["columns"])]
+    background = as_rows(typical(made.tags["data"], own.features.__package__, cut), note["columns"])
 
     def predict(rows: pd.DataFrame) -> np.ndarray:
         return opened.predict(rows).iloc[:, 0].to_numpy()
 
     given = as_rows(pd.DataFrame([row]), note["columns"])
-    background = as_rows(background, note["columns"])
     shares, errors = shapley(predict, given, background)
     order = sorted(shares, key=lambda name: -abs(shares[name]))
     return {

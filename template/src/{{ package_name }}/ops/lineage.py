@@ -77,7 +77,7 @@ def start(options: argparse.Namespace) -> tuple[list[Link], str]:
     else:
         return [], options.version
     if not (found.isdigit() and len(found) < 6):
-        raise UsageError(f"version {found} is a model file, not a registered version: its hand-off note is all there is")
+        raise UsageError(f"version {found} is a model file, not a registered version: its note is all there is")
     return [link], found
 
 

@@ -130,17 +130,17 @@ def breaches(policy: Policy) -> list[str]:
     for name, excepted in policy.security.accepted_vulnerabilities.items():
         if excepted.until < date.today():
             lacking.append(f"vulnerability {name} was accepted until {excepted.until}: mend it or decide again")
-    there = sorted(file.stem for file in Path("conf/environments").glob("*.yml"))
-    lacking += [f"environment {name}: security.classes does not say which data may be there" for name in there]
-    return [line for line in lacking if not any(line.startswith(f"environment {n}:") for n in policy.security.classes)] + [
-        line for name in there if name in policy.security.classes for line in misplaced(policy, name)
-    ]
+    for file in sorted(Path("conf/environments").glob("*.yml")):
+        lacking += misplaced(policy, file.stem)
+    return lacking
 
 
 def misplaced(policy: Policy, environment: str) -> list[str]:
-    """Return why the data set that an environment reads must not be there, or which of its columns it leaves unmasked."""
+    """Return why an environment must not read the data set that it reads, by the class of it."""
     from . import environments
 
+    if environment not in policy.security.classes:
+        return [f"environment {environment}: security.classes does not say which data may be there"]
     place, allowed = environments.read(environment), policy.security.classes[environment]
     return [
         f"environment {environment} reads {name}, which is {entry.kind}: there may be {', '.join(allowed)}"
