@@ -83,9 +83,10 @@ def fill(folder: Path, chosen: Any, client: Any, version: str, database: Path | 
         return text_of([asdict(link) for link in links]), [f"{one.name}: {one.broken}" for one in links if one.broken]
 
     def gates() -> tuple[str, list[str]]:
-        status, found = made.tags.get("validation_status", "not run"), json.loads(made.tags.get("gates", "{}"))
-        lacking = [] if status in ("passed", "overridden") and found else [f"the gates are {status}: `gate {version}`"]
-        return text_of({"validation_status": status, "gates": found}), lacking
+        facts = {key: made.tags[key] for key in sorted(made.tags) if key == "validation_status" or key[:4] == "gate"}
+        judged = facts.get("validation_status") in ("passed", "overridden") and json.loads(facts.get("gates", "{}"))
+        status = facts.get("validation_status", "not run")
+        return text_of(facts), [] if judged else [f"the gates are {status}: `gate {version}` judges it"]
 
     def approval() -> tuple[str, list[str]]:
         facts = {key: value for key, value in made.tags.items() if key.startswith("approved_")}
@@ -109,7 +110,7 @@ def fill(folder: Path, chosen: Any, client: Any, version: str, database: Path | 
     for name in KEPT:
         if name in kept:
             client.download_artifacts(made.run_id, name, str(folder))
-        elif name != "gates":  # whose summary is in gates.json
+        else:
             missing.append(f"{name}: the run did not keep it")
     return missing
 

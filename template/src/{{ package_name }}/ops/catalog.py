@@ -184,6 +184,7 @@ def card(chosen: Any, client: Any, version: str) -> str:
         "## Whether it may be used",
         "",
         f"- gates: {made.tags.get('validation_status', 'not run')}",
+        *(f"- gate {name}: {state}" for name, state in json.loads(made.tags.get("gates", "{}")).items()),
         *(f"- {key.replace('_', ' ')}: {value}" for key, value in approved.items()),
         *(f"- {r.get('kind', 'deploy')} to {r['environment']} {r['at']} by {r['by']}: {r['reason']}" for r in released),
         "",
