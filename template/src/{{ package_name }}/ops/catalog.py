@@ -107,7 +107,8 @@ def models() -> list[dict[str, Any]]:
 def uncatalogued() -> list[str]:
     """Return, a sentence each, the folders of the data store that hold data and are no entry's path."""
     home, known = store.read().home, {Path(entry.path) for entry in read().datasets.values()}
-    holding = {home / file.relative_to(home).parts[0] for file in home.rglob("*") if file.suffix in DATA_FILES}
+    inside = [file.relative_to(home).parts for file in home.rglob("*") if file.suffix in DATA_FILES]
+    holding = {home / parts[0] for parts in inside if len(parts) > 1}
     return [f"{folder} holds data and is not in {FILE}" for folder in sorted(holding - known)]
 
 
