@@ -66,8 +66,8 @@ def run(options: argparse.Namespace) -> None:
 def fill(folder: Path, chosen: Any, client: Any, version: str, database: Path | None) -> list[str]:
     """Write every part of the pack to FOLDER; return what is missing or does not hold, one sentence each."""
     made = tracking.find_version(client, chosen.model, version)
-    made_by, missing = client.get_run(made.run_id), []
-    rules = policy.read()
+    made_by, rules = client.get_run(made.run_id), policy.read()
+    missing: list[str] = []
     folder.mkdir()
 
     def part(name: str, make: Callable[[], tuple[str, list[str]]]) -> None:
@@ -166,7 +166,7 @@ def packages(lock: dict[str, Any]) -> Iterator[tuple[str, str]]:
     from packaging.markers import Marker
 
     listed = lock.get("package", [])
-    waiting = []
+    waiting: list[dict[str, Any]] = []
     for one in listed:
         if "editable" in one.get("source", {}):  # the project itself
             groups = one.get("dev-dependencies", {})
@@ -193,11 +193,10 @@ def licence_of(name: str, version: str) -> str:
         return ""
     if about.version != version:
         return ""
-    said = about.metadata
-    given = said.get_all("Classifier", [])
-    classified = [line.split(" :: ")[-1] for line in given if re.match("License :: (OSI Approved :: )?[^O]", line)]
-    first_line = (said.get("License") or "").strip().partition("\n")[0]
-    return said.get("License-Expression") or "; ".join(classified) or first_line
+    said: dict[str, Any] = dict(about.metadata.json)
+    lines = [line for line in said.get("classifier", []) if re.match("License :: (OSI Approved :: )?[^O]", line)]
+    classified = "; ".join(line.split(" :: ")[-1] for line in lines)
+    return said.get("license_expression") or classified or str(said.get("license", "")).strip().partition("\n")[0]
 
 
 def ask_service(needed: dict[str, str], service: str) -> dict[str, list[str]]:

@@ -114,7 +114,7 @@ def releases(client: Any) -> list[dict[str, str]]:
     for file in sorted(Path("conf/environments").glob("*.yml")):
         from . import environments
 
-        uri = tracking.absolute(environments.read(file.stem).tracking_uri)
+        uri = tracking.absolute(str(environments.read(file.stem).tracking_uri))
         if not (uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).is_file()):
             clients.setdefault(file.stem, tracking.library().MlflowClient(uri))  # a store of nothing is not made here
     found = [
