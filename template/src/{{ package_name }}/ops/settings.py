@@ -22,11 +22,11 @@ S = TypeVar("S", bound=Settings)
 
 
 def read(name: str, shape: type[S], changes: dict[str, Any] | None = None) -> S:
-    """Return conf/NAME.yml as SHAPE, with CHANGES ({"parameters.max_iter": 50}) over what stands in the file.
+    """Return conf/NAME.yml, or the file NAME if it ends so, as SHAPE, CHANGES ({"parameters.max_iter": 50}) over it.
 
     Raises ProjectError with file, key and what was expected.
     """
-    file = CONF / f"{name}.yml"
+    file = Path(name) if name.endswith(".yml") else CONF / f"{name}.yml"
     if not file.is_file():
         raise ProjectError(f"no {file} here: run this in the project's own folder")
     try:

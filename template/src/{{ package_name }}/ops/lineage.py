@@ -1,0 +1,183 @@
+"""Trace a version, a running endpoint or a saved answer back to run, commit, environment, data and source files.
+
+python -m {package} lineage 4
+python -m {package} lineage --endpoint http://127.0.0.1:8000     # with ${API_KEY} as its key, when that is set
+python -m {package} lineage --response answer.json
+
+Each link of the chain is checked by its hash; exit 3 names the links that do not hold.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from .. import data
+from . import ProjectError, Refused, UsageError, datasets, pipeline, store, tracking
+from .datasets import short
+from .handoff import read_note
+from .pipeline import Training, git
+
+
+@dataclass(frozen=True)
+class Link:
+    """One step of the chain: what is known of it and, when it does not hold, why."""
+
+    name: str
+    said: str
+    facts: dict[str, Any]
+    broken: str = ""
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    start = parser.add_mutually_exclusive_group(required=True)
+    start.add_argument("version", nargs="?", help="number of a registered version")
+    start.add_argument("--endpoint", metavar="URL", help="the version that answers there")
+    start.add_argument("--response", type=Path, metavar="FILE", help="the version that gave this answer of the service")
+    parser.add_argument("--json", action="store_true", help="print JSON for machines")
+
+
+def run(options: argparse.Namespace) -> None:
+    first, version = start(options)
+    chosen, client = tracking.open_store()
+    links = [*first, *trace(client, chosen, version, first)]
+    if options.json:
+        print(json.dumps([asdict(link) for link in links], indent=2))
+    else:
+        print("\n".join(f"{link.name:<12}{link.said}" for link in links))
+    if broken := [f"{link.name}: {link.broken}" for link in links if link.broken]:
+        raise Refused("\n  ".join([f"{len(broken)} of {len(links)} links do not hold:", *broken]))
+
+
+def start(options: argparse.Namespace) -> tuple[list[Link], str]:
+    """Return what leads to a version, an endpoint or an answer, and the version's number."""
+    if options.endpoint:
+        import httpx
+
+        key = os.environ.get("API_KEY")
+        try:
+            answer = httpx.get(
+                f"{options.endpoint.rstrip('/')}/model", headers={"authorization": f"Bearer {key}"} if key else {}
+            )
+            told = answer.raise_for_status().json()
+            version, facts = str(told["version"]), {"url": options.endpoint, "sha256": told["sha256"]}
+        except (httpx.HTTPError, httpx.InvalidURL, ValueError, KeyError, TypeError) as error:
+            raise ProjectError(f"{options.endpoint} does not tell its model: {error}") from error
+        found, link = version, Link("endpoint", f"{options.endpoint} answers with version {version}", facts)
+    elif options.response:
+        try:
+            told = json.loads(options.response.read_text(encoding="utf-8"))
+            found, request = str(told["model_version"]), str(told["request_id"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise ProjectError(f"{options.response} is no answer of the service, or not whole: {error!r}") from error
+        link = Link("response", f"request {request} was answered by version {found}", {"request_id": request})
+    else:
+        return [], options.version
+    if not (found.isdigit() and len(found) < 6):
+        raise UsageError(f"version {found} is a model file, not a registered version: its note is all there is")
+    return [link], found
+
+
+def trace(client: Any, chosen: Training, version: str, first: list[Link] | None = None) -> list[Link]:
+    """Return the links from a registered version down to the files that its data came from, each checked."""
+    made = tracking.find_version(client, chosen.model, version)
+    made_by, folder = client.get_run(made.run_id), tracking.download(client, chosen.model, version)
+    tags, note = made_by.data.tags, read_note(folder / "HANDOFF.md")
+    digest = store.sha256(folder / note["model_file"])
+    served = next((link.facts["sha256"] for link in first or [] if "sha256" in link.facts), digest)
+    names = sorted(alias for alias, number in tracking.aliases(client, chosen.model).items() if number == version)
+    released = [one for one in releases(client) if one["version"] == version and one["model"] == chosen.model]
+    where = [f"{one['environment']} {one['at']} by {one['by']}" for one in released]
+    state = [*names, f"gates {made.tags.get('validation_status', 'not run')}", *where]
+    started = tracking.moment(made_by.info.start_time)
+    return [
+        Link("version", f"{chosen.model} {version}: {', '.join(state)}", {**made.tags, "releases": released}),
+        Link(
+            "model",
+            f"{note['model_file']}, sha256 {digest[:12]}",
+            {"sha256": digest},
+            "" if digest == note["sha256"] == served else "its bytes are not those that were evaluated and are served",
+        ),
+        Link("run", f"{made.run_id[:8]}, {started} by {tags['by']}, {tags['purpose']}", {"run": made.run_id, **tags}),
+        code(tags, folder / "code"),
+        environment(client, made_by),
+        *sources(tags["data"]),
+    ]
+
+
+def releases(client: Any) -> list[dict[str, str]]:
+    """Return all releases on record, in the store at hand (level 2's promote) and in each environment's, newest first."""
+    clients = {"dev": client}
+    for file in sorted(Path("conf/environments").glob("*.yml")):
+        from . import environments
+
+        uri = tracking.absolute(str(environments.read(file.stem).tracking_uri))
+        if not (uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).is_file()):
+            clients.setdefault(file.stem, tracking.library().MlflowClient(uri))  # a store of nothing is not made here
+    found = [
+        {"environment": name, **{key: value for key, value in one.data.tags.items() if not key.startswith("mlflow.")}}
+        for name, where in clients.items()
+        for one in tracking.search(where, releases=True)
+        if one.info.status == "FINISHED"
+    ]
+    return sorted(found, key=lambda one: one["at"], reverse=True)
+
+
+def code(tags: dict[str, str], folder: Path) -> Link:
+    """Return the commit; it holds when the code that the version carries is the commit's, byte by byte."""
+    commit, name = tags["commit"], Path(data.__file__).parent.name
+    said = f"{commit[:8]} {git('log', '-1', '--format=%s', commit)}".rstrip()
+    listed = [line.split(maxsplit=3) for line in git("ls-tree", "-r", commit, f"src/{name}").splitlines()]
+    committed = {path.removeprefix(f"src/{name}/"): blob for _, _, blob, path in listed}
+    carried = {file.relative_to(folder).as_posix(): blob_hash(file) for file in pipeline.files(folder)}
+    differing = sorted(key for key in committed | carried if committed.get(key) != carried.get(key))
+    broken = f"the version's {differing[0]} is not the commit's ({len(differing)} differ)" if differing else ""
+    if not committed:
+        broken = "it is not in this clone"
+    return Link("commit", said, {"commit": commit, "repository": tags["repository"], "dirty": tags["dirty"]}, broken)
+
+
+def blob_hash(file: Path) -> str:
+    """Return the name that git gives the content of FILE."""
+    content = file.read_bytes()
+    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
+
+
+def environment(client: Any, made_by: Any) -> Link:
+    tags = made_by.data.tags
+    kept = hashlib.sha256(tracking.read_artifact(client, made_by, "uv.lock").encode()).hexdigest()
+    broken = "" if kept == tags["lock"] else "the lock file kept with the run is another"
+    facts = {"lock": tags["lock"], "python": tags["python"]}
+    return Link("environment", f"uv.lock, sha256 {kept[:12]}, Python {tags['python']}", facts, broken)
+
+
+def sources(name: str) -> list[Link]:
+    """Return the data version and each file of it, compared with what `ingest` gathered and with what is there now."""
+    kind, _, version = name.partition("@")
+    conf, found = store.read(), datasets.ensure(version)
+    listing = next(iter(found.values())).parents[1] / version[:2] / f"{version[2:]}.dir"
+    links = []
+    for path, content in sorted(found.items()):
+        bytes_of = content.read_bytes()
+        known, sha256 = store.read_manifest(conf).get(path.name, {}), hashlib.sha256(bytes_of).hexdigest()
+        raw = conf.home / kind / path
+        now = store.sha256(raw) if raw.is_file() else None
+        state, broken = "as the raw data", ""
+        if hashlib.md5(bytes_of, usedforsecurity=False).hexdigest() != content.parent.name + content.name:
+            broken = "its kept bytes are not those of the data version"
+        elif now is None:
+            state = f"kept here; {raw} is gone"
+        elif now != sha256 and known.get("sha256") == sha256:
+            broken = f"{raw} was changed, and not by `ingest`"
+        elif now != sha256:
+            state = f"kept here; {raw} was replaced since"
+        gathered = sha256 in (known.get("sha256"), known.get("replaces"))
+        origin = f"{known['origin']}, gathered {known['gathered']}" if gathered else "not on record where it came from"
+        facts = {"file": str(path), "sha256": sha256, "raw": now, "origin": known.get("origin") if gathered else None}
+        links.append(Link("source", f"{path}, sha256 {sha256[:12]}, {broken or state}: {origin}", facts, broken))
+    whole = hashlib.md5(listing.read_bytes(), usedforsecurity=False).hexdigest() == version
+    broken = "" if whole else "its list of files is damaged"
+    return [Link("data", f"{short(name)}, {len(found)} files", {"data": name, "files": len(found)}, broken), *links]
