@@ -16,7 +16,10 @@ ENVIRONMENTS = sorted(folder.name for folder in ROOT.glob("deploy/k8s/overlays/*
 
 @nox.session
 def image(session: nox.Session) -> None:
-    """Build the image with podman, docker or buildah; push it where IMAGE_REGISTRY names a registry (log in before)."""
+    """Build the image with podman, docker or buildah; push it where IMAGE_REGISTRY names a registry.
+
+    REGISTRY_AUTH holds what `podman login` or `docker login` writes; without it this machine's own login counts.
+    """
     engine = next(filter(shutil.which, ("podman", "docker", "buildah")), None)
     if not engine:
         session.error("no podman, docker or buildah here: install one of them")
@@ -24,7 +27,10 @@ def image(session: nox.Session) -> None:
     words = ["--format", "docker"] if engine != "docker" else []
     session.run(engine, "build", *words, "--file", "Containerfile", "--tag", name(), ".", external=True)
     if os.environ.get("IMAGE_REGISTRY"):
-        session.run(engine, "push", name(), external=True)
+        with tempfile.TemporaryDirectory() as folder:  # only its owner can read it
+            (Path(folder) / "config.json").write_text(os.environ.get("REGISTRY_AUTH") or "{}", encoding="utf-8")
+            login = {"REGISTRY_AUTH_FILE": f"{folder}/config.json", "DOCKER_CONFIG": folder}
+            session.run(engine, "push", name(), external=True, env=login if os.environ.get("REGISTRY_AUTH") else {})
 
 
 @nox.session(name="roll-out")
@@ -59,7 +65,9 @@ def chosen(session: nox.Session) -> str:
 
 def name() -> str:
     """Return the image's name: the registry, the project, its version and its commit, so that no two share one."""
-    commit = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], cwd=ROOT, capture_output=True, text=True)
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short=12", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     registry = os.environ.get("IMAGE_REGISTRY", "").rstrip("/")
     return f"{registry + '/' * bool(registry)}{PROJECT['name']}:{PROJECT['version']}-{commit.stdout.strip() or 'none'}"
 

@@ -150,13 +150,13 @@ def python_of(folder: Path, facts: dict[str, Any], stage: str | None = None) -> 
 def clone(work: Path, commit: str) -> None:
     """Bring WORK, a clone with data and cache of its own, to COMMIT: what the stages and their settings are."""
     here, origin = Path.cwd(), git("remote", "get-url", "origin")
-    if not (work / ".git").is_dir():
-        call("git", "clone", "--quiet", "--no-hardlinks", "--no-checkout", str(here), str(work))
-    call("git", "-C", str(work), "fetch", "--quiet", str(here), commit)
-    call("git", "-C", str(work), "checkout", "--quiet", "--detach", "--force", commit)
-    call("git", "-C", str(work), "remote", "set-url", "origin", origin or str(here))
-    if email := git("config", "user.email"):
-        call("git", "-C", str(work), "config", "user.email", email)
+    inside = ("git", "-C", str(work))
+    call("git", "init", "--quiet", str(work))
+    call(*inside, "fetch", "--quiet", str(here), commit)
+    call(*inside, "checkout", "--quiet", "--detach", "--force", commit)
+    for key, value in {"user.email": git("config", "user.email"), "remote.origin.url": origin}.items():
+        if value:
+            call(*inside, "config", key, value)
     if not (Path("uv.lock").is_file() and (work / "uv.lock").is_file()):
         raise ProjectError("uv.lock is not committed: a run names its environment. Run `uv lock` and commit the file")
     config = configparser.ConfigParser(interpolation=None)
