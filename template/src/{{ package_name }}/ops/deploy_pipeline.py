@@ -89,6 +89,7 @@ def deploy(environment: str, folder: Path, by: str) -> dict[str, Any]:
     for stage in (None, *conf.isolated):
         install(python_of(folder, facts, stage), wheel, requirements, conf.isolated[stage] if stage else [])
     work = folder / "work"
+    (folder / FACTS).unlink(missing_ok=True)  # until it is whole again nothing runs here
     clone(work, commit)
     for stale in (".dvc/cache/runs", "data/pipeline", "models/candidate"):  # made by another pipeline: not taken over
         shutil.rmtree(work / stale, ignore_errors=True)
@@ -102,11 +103,8 @@ def deploy(environment: str, folder: Path, by: str) -> dict[str, Any]:
 
 def built() -> tuple[Path, Path, str]:
     """Return wheel and requirements in dist/ and this commit; raises Refused when the commit builds another wheel."""
-    commit, wheels, requirements = (
-        git("rev-parse", "HEAD"),
-        [*Path("dist").glob("*.whl")],
-        Path("dist/requirements.txt"),
-    )
+    commit, requirements = git("rev-parse", "HEAD"), Path("dist/requirements.txt")
+    wheels = [*Path("dist").glob("*.whl")]
     if not commit or len(wheels) != 1 or not requirements.is_file():
         raise ProjectError("dist/ must hold one wheel and requirements.txt, in a git repository: `uv run nox -s build`")
     archive = subprocess.run(["git", "archive", commit, f"src/{PACKAGE}"], capture_output=True, check=True).stdout
