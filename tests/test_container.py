@@ -51,6 +51,23 @@ def test_the_containerfile_is_linted(rendered: Render) -> None:
     assert done.returncode != 0 and b"DL3013" in done.stdout
 
 
+def test_the_image_session_builds_and_pushes_under_a_name_of_the_commit(
+    project: Render, environment: Render, tmp_path: Path
+) -> None:
+    folder, python = project(LEVEL), environment(LEVEL)
+    (tmp_path / "podman").write_text(f'#!/bin/sh\necho "$@" "$(cat $REGISTRY_AUTH_FILE)" >> {tmp_path}/asked\n')
+    (tmp_path / "podman").chmod(0o755)
+    more = {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}", "REGISTRY_AUTH_FILE": os.devnull}
+    more |= {"IMAGE_REGISTRY": "registry.example.org/team", "REGISTRY_AUTH": '{"auths": {}}'}
+    words = [python, "-m", "nox", "-s", "image"]
+    done = subprocess.run(words, cwd=folder, env=os.environ | more, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    name = f"registry.example.org/team/flight-delays:0.1.0-{git(folder, 'rev-parse', 'HEAD')[:12]}"
+    built, pushed = (line.strip() for line in reads(tmp_path / "asked").splitlines())
+    assert built == f"build --format docker --file Containerfile --tag {name} ."
+    assert pushed == f'push {name} {{"auths": {{}}}}'
+
+
 @pytest.fixture(scope="session")
 def image(shared: Path, rendered: Render) -> Iterator[str]:
     """The image of the highest level's project, built as `nox -s image` builds it; its project is in shared/image."""
