@@ -30,19 +30,26 @@ GH = '#!/bin/sh\nprintf "%s\\n" "$@" >> "$STORE/gh.txt"\n'  # writes down what i
 
 
 def run(
-    project: Path, workflow: str, event: str, store: Path, payload: dict[str, Any] | None = None, **more: dict[str, str]
+    project: Path,
+    workflow: str,
+    event: str,
+    store: Path,
+    payload: dict[str, Any] | None = None,
+    programs: dict[str, str] | None = None,
+    **more: dict[str, str],
 ) -> dict[str, str]:
     """Run PROJECT's WORKFLOW for EVENT; return the result of each job that ran: "success" or "failure".
 
     A job of a matrix is named with its values, as in "check (lint)". A job that did not run is absent. Artifacts and what
-    was asked of `gh` are in STORE; `more` may hold `env`, `var`, `secret` and `input`, each a dict.
+    was asked of `gh` are in STORE. `programs` are scripts that stand in for programs; `more` may hold `env`, `var`, `secret` and `input`, each a dict.
     """
     store.mkdir(exist_ok=True)
     (store / "event.json").write_text(json.dumps(payload or {}), encoding="utf-8")
-    gh = store / "bin/gh"
-    gh.parent.mkdir(exist_ok=True)
-    gh.write_text(GH, encoding="utf-8")
-    gh.chmod(0o755)
+    bin = store / "bin"
+    bin.mkdir(exist_ok=True)
+    for name, script in {"gh": GH, **(programs or {})}.items():
+        (bin / name).write_text(script, encoding="utf-8")
+        (bin / name).chmod(0o755)
     words = [tool("act"), event, "--workflows", f".github/workflows/{workflow}.yml", "--json", "--no-cache-server"]
     words += ["--platform", f"{RUNNER}=-self-hosted", "--eventpath", str(store / "event.json")]
     words += ["--action-cache-path", str(store / "act"), "--env", f"STORE={store}"]
@@ -52,7 +59,7 @@ def run(
     for kind, values in more.items():
         for name, value in values.items():
             words += [f"--{kind}", f"{name}={value}"]
-    environment = os.environ | {"PATH": f"{gh.parent}{os.pathsep}{os.environ['PATH']}"}
+    environment = os.environ | {"PATH": f"{bin}{os.pathsep}{os.environ['PATH']}"}
     done = subprocess.run(words, cwd=project, env=environment, capture_output=True, text=True, check=False, timeout=900)
     (store / "log.txt").write_text(done.stdout + done.stderr, encoding="utf-8")
     shutil.rmtree(store / "act", ignore_errors=True)  # a copy of the project and its environment for each job

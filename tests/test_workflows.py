@@ -11,6 +11,7 @@ import time
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple
 
 import act
@@ -74,6 +75,42 @@ def release_is_made(folder: Path, store: Path) -> None:
     assert {f"dist/{name}" for name in ("CHANGELOG.md", "requirements.txt", wheel)} <= set(asked)
 
 
+def commands(fail: str = "nothing fails") -> dict[str, str]:
+    """Return a stand-in for uv: it writes down what it is asked to do and fails when that holds FAIL.
+
+    So a chain of hours is run in seconds, link by link; that the commands are there and take these options is tested in the
+    generated project, and the whole chain once with the real ones below.
+    """
+    return {
+        "uv": f"""#!/bin/sh
+echo "$@" >> "$STORE/asked.txt"
+case "$*" in
+    *"{fail}"*) echo "refused: {fail}"; exit 3 ;;
+    *" build") mkdir -p dist && touch dist/package.whl ;;
+    *--output*) for last; do :; done; echo version=7 >> "$last" ;;
+esac
+"""
+    }
+
+
+def commit_is_in_production(folder: Path, store: Path) -> None:
+    asked = [line.removeprefix("run nox -s ") for line in reads(store / "asked.txt").splitlines() if line != "sync"]
+    asked = [re.sub(r"--output .*", "--output FILE", line) for line in asked if line != "image"]  # beside the training
+    assert asked == [
+        "lint types tests",
+        "build",
+        "run -- deploy-pipeline --env dev --run --output FILE",
+        "run -- gate 7",
+        "run -- deploy 7 --env test",
+        "roll-out -- test",
+        "system -- test",
+        "run -- deploy 7 --env prod",
+        "roll-out -- prod",
+        "run -- deploy-pipeline --env prod --to /pipelines",
+    ]
+    assert (store / "pipeline/package.whl").is_file()
+
+
 class Case(NamedTuple):
     """One run: what the workflow is given and what becomes of its jobs; a job that is not named must not run."""
 
@@ -85,13 +122,36 @@ class Case(NamedTuple):
     prepare: Callable[[Path], None] = nothing  # edits the project before the run
     payload: dict[str, Any] | None = None
     look: Callable[[Path, Path], None] = nothing  # at the project and at what the run left in the store
+    programs: dict[str, str] | None = None  # scripts that stand in for programs
+    var: dict[str, str] = MappingProxyType({})  # type: ignore[assignment]  # the repository's variables
 
 
 CHECKS = {"check (lint)", "check (types)", "check (tests)"}
+DELIVERY = {"MLFLOW_TRACKING_URI": "http://store.example.org", "PIPELINE_HOME": "/pipelines"}
+# A link that fails, the job that it is in and those that ran before.
+LINKS = [
+    ("lint types tests", "check", set()),
+    ("build", "check", set()),
+    ("image", "image", {"check", "train", "gate"}),
+    ("deploy-pipeline --env dev", "train", {"check", "image"}),
+    ("gate 7", "gate", {"check", "image", "train"}),
+    ("deploy 7 --env test", "test", {"check", "image", "train", "gate"}),
+    ("roll-out -- test", "test", {"check", "image", "train", "gate"}),
+    ("system -- test", "system-test", {"check", "image", "train", "gate", "test"}),
+    ("deploy 7 --env prod", "production", {"check", "image", "train", "gate", "test", "system-test"}),
+    ("roll-out -- prod", "production", {"check", "image", "train", "gate", "test", "system-test"}),
+]
+WHOLE = {"check", "image", "train", "gate", "test", "system-test", "production", "pipeline"}
 CASES = [
     Case("ci", "push", {*CHECKS, "build"}),
     Case("ci", "pull_request", {*CHECKS, "build"}),
     Case("ci", "push", CHECKS - {"check (tests)"}, frozenset({"check (tests)"}), "test_broken", break_a_test),
+    Case("deliver", "push", WHOLE, look=commit_is_in_production, programs=commands(), var=DELIVERY),
+    Case("deliver", "push", set()),  # no store: nothing could be handed on
+    *(
+        Case("deliver", "push", done, frozenset({job}), f"refused: {link}", programs=commands(link), var=DELIVERY)
+        for link, job, done in LINKS
+    ),
     Case("ingest", "schedule", {"ingest"}),
     Case("ingest", "workflow_dispatch", {"ingest"}, look=sample_is_offered),
     Case("ingest", "schedule", set(), frozenset({"ingest"}), "data/elsewhere", lose_the_source),
@@ -126,7 +186,8 @@ def run(project: Path, case: Case, store: Path, **more: dict[str, str]) -> dict[
     done = subprocess.run(["uv", "lock", "--quiet"], cwd=project, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     commit(project)
-    return act.run(project, case.workflow, case.event, store, case.payload, env=QUICK, **more)
+    more = {"env": QUICK, "var": dict(case.var), **more}
+    return act.run(project, case.workflow, case.event, store, case.payload, case.programs, **more)
 
 
 @pytest.mark.slow
@@ -214,6 +275,7 @@ def test_branches_and_tags_that_start_a_workflow() -> None:
         name: act.triggers(yaml.safe_load(reads(ROOT / f"template/.github/workflows/{name}.yml"))) for name in WORKFLOWS
     }
     assert on["ci"] == {"push": {"branches": ["main"]}, "pull_request": None}
+    assert on["deliver"] == {"push": {"branches": ["main"]}}
     assert on["ingest"] == {"schedule": [{"cron": "17 5 2 * *"}], "workflow_dispatch": None}
     assert on["train"] == {"schedule": [{"cron": "17 4 * * 1"}], "workflow_dispatch": None}
     assert on["train-sample"] == {"pull_request": None}

@@ -1,0 +1,191 @@
+"""Install the built package as an environment's training pipeline, in a Python of its own, with its schedule.
+
+uv run nox -s build
+python -m {package} deploy-pipeline --env prod
+python -m {package} deploy-pipeline --env dev --run     # and train with it at once
+crontab environments/prod/pipeline/crontab              # lets it run on its own; conf/pipeline.yml says when
+
+The package must be what this commit builds. Every run names the pipeline's version; what it makes is a candidate in the
+store of dev, which goes through the gates like any other.
+"""
+
+import argparse
+import configparser
+import hashlib
+import io
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import tarfile
+import time
+import zipfile
+from pathlib import Path
+from typing import Any, Literal
+
+import pydantic
+
+from . import ProjectError, Refused, environments, settings, store, tracking
+from .pipeline import git, say, write_json
+
+PACKAGE = Path(__file__).parent.parent.name
+FACTS = "pipeline.json"  # in the pipeline's folder, written last: what is installed there
+Stage = Literal["ingest", "validate", "split", "train", "evaluate", "register"]
+
+
+class Pipeline(settings.Settings, frozen=True):
+    """conf/pipeline.yml"""
+
+    schedule: str = pydantic.Field(pattern=r"^(\S+ ){4}\S+$")
+    isolated: dict[Stage, list[str]]
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--env", required=True, help="environment, one of conf/environments/")
+    parser.add_argument("--to", type=Path, metavar="FOLDER", help="where to (default: environments/ENV/pipeline)")
+    parser.add_argument("--run", action="store_true", help="train with it at once")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="with --run: add version=N to it, for a workflow")
+    parser.add_argument("--json", action="store_true", help="print JSON for machines")
+
+
+def run(options: argparse.Namespace) -> int:
+    folder = (options.to or Path("environments") / options.env / "pipeline").resolve()
+    environments.read(options.env)
+    # In dev, where candidates are made, it is for whoever trains; elsewhere for whom the environment lets deploy.
+    by = git("config", "user.email") if options.env == "dev" else environments.require(options.env, "deploy")
+    with store.locked(folder / ".lock"):
+        facts = deploy(options.env, folder, by)
+    if options.run:
+        words = ["--output", str(options.output.resolve())] if options.output else []
+        return start(folder, facts, ["run-pipeline", *words, *["--json"] * options.json]).returncode
+    print(
+        json.dumps(facts)
+        if options.json
+        else f"pipeline {facts['version']} is in {folder}, not scheduled yet: "
+        f"crontab {shlex.quote(str(folder / 'crontab'))}"
+    )
+    return 0
+
+
+def deploy(environment: str, folder: Path, by: str) -> dict[str, Any]:
+    """Install what is in dist/ into FOLDER, unless it is there already; return what is installed."""
+    wheel, requirements, commit = built()
+    conf = settings.read("pipeline", Pipeline)
+    digest = hashlib.sha256(wheel.read_bytes() + requirements.read_bytes()).hexdigest()
+    facts: dict[str, Any] = {
+        "version": f"{wheel.name.split('-')[1]}-{digest[:8]}",
+        "commit": commit,
+        "environment": environment,
+        "schedule": conf.schedule,
+        "isolated": conf.isolated,
+        "tracking_uri": tracking.absolute(str(environments.read("dev").tracking_uri)),
+    }
+    (folder / ".gitignore").write_text("*\n", encoding="utf-8")
+    before = read(folder) if (folder / FACTS).is_file() else {}
+    if facts == {key: before.get(key) for key in facts}:
+        return before
+    for stage in (None, *conf.isolated):
+        install(python_of(folder, facts, stage), wheel, requirements, conf.isolated[stage] if stage else [])
+    work = folder / "work"
+    (folder / FACTS).unlink(missing_ok=True)  # until it is whole again nothing runs here
+    clone(work, commit)
+    for stale in (".dvc/cache/runs", "data/pipeline", "models/candidate"):  # made by another pipeline: not taken over
+        shutil.rmtree(work / stale, ignore_errors=True)
+    line = shlex.join([str(python_of(folder, facts)), "-m", PACKAGE, "notify", "run-pipeline"]).replace("%", r"\%")
+    command = f"{conf.schedule} cd {shlex.quote(str(work))} && {line}\n"
+    (folder / "crontab").write_text(command, encoding="utf-8")
+    facts |= {"by": by, "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
+    write_json(folder / FACTS, facts)
+    return facts
+
+
+def built() -> tuple[Path, Path, str]:
+    """Return wheel and requirements in dist/ and this commit; raises Refused when the commit builds another wheel."""
+    commit, requirements = git("rev-parse", "HEAD"), Path("dist/requirements.txt")
+    wheels = [*Path("dist").glob("*.whl")]
+    if not commit or len(wheels) != 1 or not requirements.is_file():
+        raise ProjectError("dist/ must hold one wheel and requirements.txt, in a git repository: `uv run nox -s build`")
+    archive = subprocess.run(["git", "archive", commit, f"src/{PACKAGE}"], capture_output=True, check=True).stdout
+    with tarfile.open(fileobj=io.BytesIO(archive)) as tree:
+        source = {one.name.removeprefix("src/"): tree.extractfile(one).read() for one in tree if one.isfile()}  # type: ignore[union-attr]
+    with zipfile.ZipFile(wheels[0]) as content:
+        inside = {name: content.read(name) for name in content.namelist() if name.startswith(f"{PACKAGE}/")}
+    if other := sorted(name for name in source.keys() | inside.keys() if source.get(name) != inside.get(name)):
+        raise Refused(
+            f"{wheels[0]} is not what commit {commit[:8]} builds, {other[0]} differs: commit, then `uv run nox -s build`"
+        )
+    return wheels[0], requirements, commit
+
+
+def install(python: Path, wheel: Path, requirements: Path, instead: list[str]) -> None:
+    """Make a Python that holds the wheel and exactly its requirements, but for those named in INSTEAD."""
+    home = python.parent.parent
+    done = home / "installed"
+    if done.is_file():
+        return
+    say(f"installing {wheel.name} into {home.name}")
+    uv("venv", "--quiet", "--clear", "--python", sys.executable, str(home))
+    pip = ("pip", "install", "--quiet", "--python", str(python))
+    if instead:
+        (home / "instead.txt").write_text("\n".join(instead), encoding="utf-8")
+        uv(*pip, "--no-verify-hashes", "--requirement", str(requirements), "--override", str(home / "instead.txt"))
+    else:
+        uv(*pip, "--require-hashes", "--requirement", str(requirements))
+    uv(*pip, "--no-deps", str(wheel))
+    done.touch()
+
+
+def python_of(folder: Path, facts: dict[str, Any], stage: str | None = None) -> Path:
+    """Return the Python that runs STAGE; None stands for those that are not isolated."""
+    name = facts["version"]
+    if stage:
+        name += f"-{stage}-{hashlib.sha256(json.dumps(facts['isolated'][stage]).encode()).hexdigest()[:8]}"
+    return folder / name / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+
+
+def clone(work: Path, commit: str) -> None:
+    """Bring WORK, a clone with data and cache of its own, to COMMIT: what the stages and their settings are."""
+    here, origin = Path.cwd(), git("remote", "get-url", "origin")
+    inside = ("git", "-C", str(work))
+    call("git", "init", "--quiet", str(work))
+    call(*inside, "fetch", "--quiet", str(here), commit)
+    call(*inside, "checkout", "--quiet", "--detach", "--force", commit)
+    for key, value in {"user.email": git("config", "user.email"), "remote.origin.url": origin}.items():
+        if value:
+            call(*inside, "config", key, value)
+    if not (Path("uv.lock").is_file() and (work / "uv.lock").is_file()):
+        raise ProjectError("uv.lock is not committed: a run names its environment. Run `uv lock` and commit the file")
+    config = configparser.ConfigParser(interpolation=None)
+    config.read([".dvc/config", ".dvc/config.local"])
+    section = f"'remote \"{config['core']['remote']}\"'"
+    url = config[section]["url"]
+    if "://" not in url and not Path(url).is_absolute():  # data versions stay where the project looks for them
+        lasting = f"[{section}]\n    url = {(here / '.dvc' / url).resolve()}\n"
+        (work / ".dvc/config.local").write_text(lasting, encoding="utf-8")
+
+
+def start(folder: Path, facts: dict[str, Any], words: list[str], stage: str | None = None, **how: Any) -> Any:
+    """Run a command of the installed package in the pipeline's folder; its exit code is the caller's to judge."""
+    environ = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "VIRTUAL_ENV")}
+    environ.setdefault("MLFLOW_TRACKING_URI", facts["tracking_uri"])
+    command = [str(python_of(folder, facts, stage)), "-m", PACKAGE, *words]
+    return subprocess.run(command, cwd=folder / "work", env=environ, check=False, **how)
+
+
+def read(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / FACTS).read_text(encoding="utf-8"))
+
+
+def uv(*words: str) -> None:
+    if not shutil.which("uv"):
+        raise ProjectError("no uv here, which installs the pipeline: pip install uv")
+    call("uv", *words)
+
+
+def call(*words: str) -> str:
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise ProjectError(f"{shlex.join(words[:4])}: {done.stderr.strip()}")
+    return done.stdout.strip()
