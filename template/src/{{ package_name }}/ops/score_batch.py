@@ -45,8 +45,6 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    import joblib
-
     from .service.servable import resolve
 
     uri = options.model or f"models:/{settings.read('training', Training).model}@champion"
@@ -57,25 +55,36 @@ def run(options: argparse.Namespace) -> None:
     offline = feature_tables.Offline.of(servable.contract.columns)
     note, rejects = servable.note, options.rejects and options.rejects.absolute()
     job = Job(servable.fitted, note["columns"], note["output"], servable.version, note["sha256"], rejects, offline)
-    marks: dict[str, dict[str, Any]] = {}
-    with sink.opened(lambda: job.schema(source.schema(parts))), compute.workers(conf) as where:
-        say(f"{len(parts):,} parts, version {job.version} of {uri}, on {where}")
-        tasks = (joblib.delayed(job.do)(part, source, sink) for part in parts)
-        for part, mark, new in joblib.Parallel(return_as="list" if conf.backend == "ray" else "generator_unordered")(tasks):
+    with sink.opened(job.schema(source.schema(parts))):
+        marks = {part: mark for part in parts if (mark := job.settled(part, source, sink))}
+        stale = [part for part in parts if part not in marks]
+        say(f"{len(parts):,} parts, {len(marks):,} up to date with version {job.version} of {uri}")
+        for part, mark in computed(conf, job, stale, source, sink):
             marks[part] = mark
-            told = "scored" if new else "up to date"
-            say(f"{len(marks):,} of {len(parts):,}: {part}, {mark['rows']:,} rows, {told}")
-            marks[part]["new"] = new
+            say(f"{len(marks):,} of {len(parts):,}: {part}, {mark['rows']:,} rows")
         sink.close(marks)
-    total = {key: sum(mark[key] for mark in marks.values()) for key in ("rows", "rejected", "new")}
-    seconds = time.perf_counter() - started
+    total = {key: sum(mark[key] for mark in marks.values()) for key in ("rows", "rejected")}
+    total |= {"parts": len(parts), "scored": len(stale)}
     if options.json:
-        return print(json.dumps({**total, "parts": len(parts), "version": job.version, "seconds": seconds}))
+        return print(json.dumps({**total, "version": job.version, "seconds": time.perf_counter() - started}))
     rejected = f", {total['rejected']:,} rows rejected to {options.rejects}" if total["rejected"] else ""
     print(
-        f"scored {total['rows']:,} rows with version {job.version} of {uri} into {options.output}{rejected}; "
-        f"{total['new']:,} of {len(parts):,} parts were new or changed, {seconds:.1f} s"
+        f"{total['rows']:,} rows with predictions of version {job.version} are in {options.output}{rejected}; "
+        f"{len(stale):,} of {len(parts):,} parts were new or changed, {time.perf_counter() - started:.1f} s"
     )
+
+
+def computed(conf: compute.Compute, job: "Job", parts: list[str], source: "Source", sink: "Sink") -> Iterator[Any]:
+    """Yield name and mark of each of PARTS as it is scored, by the workers of conf/compute.yml."""
+    import joblib
+
+    if len(parts) < 2 or (conf.backend == "local" and conf.workers == 1):  # starting workers would take longer
+        yield from (job.do(part, source, sink) for part in parts)
+        return
+    with compute.workers(conf) as where:
+        say(f"scoring {len(parts):,} parts on {where}")
+        how = "list" if conf.backend == "ray" else "generator_unordered"
+        yield from joblib.Parallel(return_as=how)(joblib.delayed(job.do)(part, source, sink) for part in parts)
 
 
 class Source(Protocol):
@@ -88,7 +97,7 @@ class Source(Protocol):
 
 
 class Sink(Protocol):
-    def opened(self, schema: Any) -> contextlib.AbstractContextManager[None]: ...
+    def opened(self, schema: pa.Schema) -> contextlib.AbstractContextManager[None]: ...
 
     def mark(self, part: str) -> dict[str, Any] | None:
         """Return the mark of PART as it was scored last, None when there is none."""
@@ -117,22 +126,29 @@ class Job:
             raise ProjectError(f"the input has a column {taken.pop()} already: leave it out, the result would be called so")
         return given.append(pa.field(self.output, pa.float64())).append(pa.field("model_version", pa.string()))
 
-    def do(self, part: str, source: Source, sink: Sink) -> tuple[str, dict[str, Any], bool]:
-        """Score PART unless it is up to date; return its name, its mark and whether it was scored."""
+    def stamp(self, file: Path) -> dict[str, Any]:
+        """Return what decides the predictions for FILE: as long as it is the same, they are."""
+        ours = {"version": self.version, "model": self.sha256, "features": self.offline.version}
+        return {**ours, "input": store.sha256(file)}
+
+    def settled(self, part: str, source: Source, sink: Sink) -> dict[str, Any] | None:
+        """Return the mark of PART when it is up to date."""
+        known = sink.mark(part)
+        kept = self.rejects and (self.rejects / part).is_file()
+        if not known or known["version"] != self.version or (known["rejected"] and not kept):
+            return None
+        with tempfile.TemporaryDirectory() as scratch:
+            stamp = self.stamp(source.fetch(part, Path(scratch)))
+        return known if stamp.items() <= known.items() else None
+
+    def do(self, part: str, source: Source, sink: Sink) -> tuple[str, dict[str, Any]]:
+        """Score PART; return its name and its mark."""
         with tempfile.TemporaryDirectory() as scratch:
             file = source.fetch(part, Path(scratch))
-            stamp = {"version": self.version, "model": self.sha256, "input": store.sha256(file)}
-            stamp["features"] = self.offline.version
-            known = sink.mark(part)
-            kept = self.rejects and (self.rejects / part).is_file()
-            if known and stamp.items() <= known.items() and (not known["rejected"] or kept):
-                return part, known, False
-            with sink.writing(part) as target, contextlib.ExitStack() as stack:
-                return part, self.score(part, file, target, stamp, stack), True
+            with sink.writing(part) as target, contextlib.ExitStack() as stack:  # closes the files before they are taken
+                return part, self.score(part, file, target, stack)
 
-    def score(
-        self, part: str, file: Path, target: Path, stamp: dict[str, Any], stack: contextlib.ExitStack
-    ) -> dict[str, Any]:
+    def score(self, part: str, file: Path, target: Path, stack: contextlib.ExitStack) -> dict[str, Any]:
         """Write the rows of FILE with their predictions to TARGET; return the mark that it carries."""
         rows, n_rejected, rejects = pq.ParquetFile(file), 0, None
         out = stack.enter_context(pq.ParquetWriter(target, self.schema(rows.schema_arrow), compression="zstd"))
@@ -164,7 +180,7 @@ class Job:
                 out.write_table(pa.Table.from_arrays(columns, schema=out.schema))
         if self.rejects and not n_rejected:
             (self.rejects / part).unlink(missing_ok=True)
-        mark = {**stamp, "rows": rows.metadata.num_rows - n_rejected, "rejected": n_rejected}
+        mark = {**self.stamp(file), "rows": rows.metadata.num_rows - n_rejected, "rejected": n_rejected}
         out.add_key_value_metadata({MARK: json.dumps(mark).encode()})
         return mark
 
@@ -240,7 +256,7 @@ class Folder:
         return self.place / part
 
     @contextlib.contextmanager
-    def opened(self, schema: Any) -> Iterator[None]:
+    def opened(self, schema: pa.Schema) -> Iterator[None]:
         with store.locked(self.place / ".lock"):
             yield
 
@@ -318,13 +334,13 @@ class Rows(Database):
     """A table to write: one transaction a part, which also sets the part's mark in TABLE_parts."""
 
     @contextlib.contextmanager
-    def opened(self, schema: Any) -> Iterator[None]:
+    def opened(self, schema: pa.Schema) -> Iterator[None]:
         import sqlalchemy as sql
 
         kinds = [(pa.types.is_boolean, sql.Boolean), (pa.types.is_integer, sql.BigInteger)]
         kinds += [(pa.types.is_floating, sql.Double), (pa.types.is_timestamp, sql.DateTime)]
-        made, known = schema(), sql.MetaData()
-        columns = [(field.name, next((sqls for is_a, sqls in kinds if is_a(field.type)), sql.Text)) for field in made]
+        known = sql.MetaData()
+        columns = [(field.name, next((sqls for is_a, sqls in kinds if is_a(field.type)), sql.Text)) for field in schema]
         with self.engine() as engine:
             typed = [sql.Column(name, kind) for name, kind in columns]
             sql.Table(self.name, known, sql.Column("part", sql.String(500), index=True), *typed)

@@ -81,9 +81,11 @@ def at(row: dict[str, Any], table: feature_tables.Table) -> tuple[str, int] | No
         moment = MOMENT.validate_json(to_json(row[data.TIME]))
     except (KeyError, ValidationError):
         return None
-    cells = [row.get(name) for name in table.key]
-    key = feature_tables.key_of(feature_tables.text(value) if isinstance(value, str | float | int) else None for value in cells)
-    return key and (key, (moment - EPOCH) // timedelta(microseconds=1))
+    cells = (row.get(name) for name in table.key)
+    key = feature_tables.key_of(
+        feature_tables.text(cell) if isinstance(cell, str | float | int) else None for cell in cells
+    )
+    return None if key is None else (key, (moment - EPOCH) // timedelta(microseconds=1))
 
 
 class Filled:
