@@ -244,7 +244,7 @@ def write_rows(folder: Path, raw: list[Path], offline: "Offline", made: dict[str
     for source in raw:
         rows = pd.read_parquet(source)
         if absent := offline.needs - set(rows):
-            raise ProjectError(f"{source} has no column {', '.join(sorted(absent))}, which feature tables are joined by")
+            raise ProjectError(f"{source} has no column {', '.join(sorted(absent))}, which tables are joined by")
         store.replaced(folder / source.name, offline.fill(rows).to_parquet(index=False))
     store.replaced(folder / "features.json", facts.encode())
 

@@ -123,7 +123,7 @@ class Job:
     def schema(self, given: pa.Schema) -> pa.Schema:
         """Return the columns of a scored part: those GIVEN, then prediction and version."""
         if taken := {self.output, "model_version"} & set(given.names):
-            raise ProjectError(f"the input has a column {taken.pop()} already: leave it out, the result would be called so")
+            raise ProjectError(f"the input has a column {taken.pop()} already, as the result would: leave it out")
         return given.append(pa.field(self.output, pa.float64())).append(pa.field("model_version", pa.string()))
 
     def stamp(self, file: Path) -> dict[str, Any]:
@@ -145,7 +145,8 @@ class Job:
         """Score PART; return its name and its mark."""
         with tempfile.TemporaryDirectory() as scratch:
             file = source.fetch(part, Path(scratch))
-            with sink.writing(part) as target, contextlib.ExitStack() as stack:  # closes the files before they are taken
+            # the stack closes the files before the sink takes them
+            with sink.writing(part) as target, contextlib.ExitStack() as stack:
                 return part, self.score(part, file, target, stack)
 
     def score(self, part: str, file: Path, target: Path, stack: contextlib.ExitStack) -> dict[str, Any]:
