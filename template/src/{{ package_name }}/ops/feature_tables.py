@@ -73,10 +73,19 @@ def run(options: argparse.Namespace) -> None:
     conf = store.read()
     with store.locked(conf.home / ".lock"):
         made = make(conf)
+        publish()
     if options.json:
         return print(json.dumps(made))
     versions = ", ".join(f"{name}@{version}" for name, version in made["tables"].items()) or "no tables"
     print(f"{versions}: {len(made['new'])} new or changed; {told(made)}")
+
+
+def publish() -> None:
+    """Make the online store hold the tables that this project computes. Not a part of `make`: a trial run serves nobody."""
+    places = settings.read("features", Features)
+    online, tables = Online(places.online), known(places.offline)
+    for name in declarations():
+        online.publish(tables[name], functools.partial(load, places.offline, tables[name]))
 
 
 def told(made: dict[str, Any]) -> str:
@@ -86,19 +95,18 @@ def told(made: dict[str, Any]) -> str:
 
 
 def make(conf: store.Store) -> dict[str, Any]:
-    """Bring the tables, the database and the data set `featured` up to date; return what they are made of."""
+    """Bring the tables in files and the data set `featured` up to date; return what they are made of."""
     places, raw = settings.read("features", Features), sorted(conf.raw.glob("*.parquet"))
     digest = hashlib.sha256("".join(f"{file.name} {store.sha256(file)}\n" for file in raw).encode()).hexdigest()
+    code = "".join(file.read_text("utf-8") for file in sorted(Path(data.__file__).parent.glob("*.py")))
+    made_of = hashlib.sha256(f"{digest} {code}".encode()).hexdigest()
     tables, new = known(places.offline), []
     rows: pd.DataFrame | None = None
     for name, declared in declarations().items():
-        code = "".join(Path(data.__file__).with_name(file).read_text("utf-8") for file in ("tables.py", "data.py"))
-        made_of = hashlib.sha256(f"{digest} {code}".encode()).hexdigest()
         if name not in tables or tables[name].made_of != made_of or not file_of(places.offline, tables[name]).is_file():
             rows = read_rows(conf) if rows is None else rows
             tables[name] = write(places.offline, name, declared, compute(name, declared, rows), made_of)
             new.append(name)
-        Online(places.online).publish(tables[name], functools.partial(load, places.offline, tables[name]))
     said = json.dumps({name: table.model_dump(exclude={"name"}) for name, table in sorted(tables.items())}, indent=1)
     places.offline.mkdir(parents=True, exist_ok=True)
     store.replaced(places.offline / "tables.json", said.encode())
@@ -136,6 +144,8 @@ def declarations() -> dict[str, Declared]:
 def compute(name: str, declared: Declared, rows: pd.DataFrame) -> pd.DataFrame:
     """Return a table's values: key as text, moment and features, oldest first; raises Refused when they leak."""
     made = build(name, declared, rows)
+    if made.empty:
+        raise ProjectError(f"tables.py: the build of {name} makes no value of {len(rows):,} rows")
     known_at = rows[data.TIME] + declared.known_after
     for cut in made["moment"].sort_values(ignore_index=True).iloc[[int(len(made) * share) for share in CUTS]].unique():
         then = build(name, declared, rows[known_at < cut])

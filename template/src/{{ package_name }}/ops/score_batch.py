@@ -18,7 +18,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 from urllib.parse import unquote
 
 import numpy as np
@@ -48,7 +48,7 @@ def run(options: argparse.Namespace) -> None:
     from .service.servable import resolve
 
     uri = options.model or f"models:/{settings.read('training', Training).model}@champion"
-    conf, source, sink = compute.read(), open_source(options.input), open_sink(options.output)
+    conf, source, sink = compute.read(), locate(options.input, Months), locate(options.output, Rows)
     if isinstance(source, Folder) and isinstance(sink, Folder) and sink.place.is_relative_to(source.place):
         raise UsageError(f"--output {options.output} lies in --input: its files would be scored the next time")
     servable, parts, started = resolve(uri), source.parts(), time.perf_counter()
@@ -74,7 +74,12 @@ def run(options: argparse.Namespace) -> None:
     )
 
 
-def computed(conf: compute.Compute, job: "Job", parts: list[str], source: "Source", sink: "Sink") -> Iterator[Any]:
+def locate(place: str, table: type["Database"]) -> Any:
+    """Return what PLACE names: a folder, or, written URL#TABLE, a table to read or to write."""
+    return table(place) if "://" in place else Folder(place)
+
+
+def computed(conf: compute.Compute, job: "Job", parts: list[str], source: Any, sink: Any) -> Iterator[Any]:
     """Yield name and mark of each of PARTS as it is scored, by the workers of conf/compute.yml."""
     import joblib
 
@@ -85,27 +90,6 @@ def computed(conf: compute.Compute, job: "Job", parts: list[str], source: "Sourc
         say(f"scoring {len(parts):,} parts on {where}")
         how = "list" if conf.backend == "ray" else "generator_unordered"
         yield from joblib.Parallel(return_as=how)(joblib.delayed(job.do)(part, source, sink) for part in parts)
-
-
-class Source(Protocol):
-    def parts(self) -> list[str]: ...
-
-    def schema(self, parts: list[str]) -> pa.Schema: ...
-
-    def fetch(self, part: str, scratch: Path) -> Path:
-        """Return a parquet file that holds PART, in SCRATCH if it has to be made."""
-
-
-class Sink(Protocol):
-    def opened(self, schema: pa.Schema) -> contextlib.AbstractContextManager[None]: ...
-
-    def mark(self, part: str) -> dict[str, Any] | None:
-        """Return the mark of PART as it was scored last, None when there is none."""
-
-    def writing(self, part: str) -> contextlib.AbstractContextManager[Path]:
-        """Give a file to write PART to; it is taken over whole, with its mark, when the block ends well."""
-
-    def close(self, marks: dict[str, dict[str, Any]]) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -131,7 +115,7 @@ class Job:
         ours = {"version": self.version, "model": self.sha256, "features": self.offline.version}
         return {**ours, "input": store.sha256(file)}
 
-    def settled(self, part: str, source: Source, sink: Sink) -> dict[str, Any] | None:
+    def settled(self, part: str, source: Any, sink: Any) -> dict[str, Any] | None:
         """Return the mark of PART when it is up to date."""
         known = sink.mark(part)
         kept = self.rejects and (self.rejects / part).is_file()
@@ -141,7 +125,7 @@ class Job:
             stamp = self.stamp(source.fetch(part, Path(scratch)))
         return known if stamp.items() <= known.items() else None
 
-    def do(self, part: str, source: Source, sink: Sink) -> tuple[str, dict[str, Any]]:
+    def do(self, part: str, source: Any, sink: Any) -> tuple[str, dict[str, Any]]:
         """Score PART; return its name and its mark."""
         with tempfile.TemporaryDirectory() as scratch:
             file = source.fetch(part, Path(scratch))
@@ -229,16 +213,8 @@ def as_kind_quickly(given: pd.Series, rule: dict[str, Any]) -> pd.Series:
     return as_kind(given, rule)
 
 
-def open_source(place: str) -> Source:
-    return Months(place) if "://" in place else Folder(place)
-
-
-def open_sink(place: str) -> Sink:
-    return Rows(place) if "://" in place else Folder(place)
-
-
 class Folder:
-    """Parquet files, in as many folders as there are: each is a part, called by its path."""
+    """Parquet files, in as many folders as there are: each is a part, called by its path. To read or to write."""
 
     def __init__(self, place: str) -> None:
         self.place = Path(place).absolute()
@@ -254,6 +230,7 @@ class Folder:
         return pq.read_schema(self.place / parts[0])
 
     def fetch(self, part: str, scratch: Path) -> Path:
+        """Return a parquet file that holds PART, in SCRATCH if it has to be made."""
         return self.place / part
 
     @contextlib.contextmanager
@@ -262,6 +239,7 @@ class Folder:
             yield
 
     def mark(self, part: str) -> dict[str, Any] | None:
+        """Return the mark of PART as it was scored last, None when there is none."""
         try:
             return json.loads((pq.read_metadata(self.place / part).metadata or {})[MARK])
         except (OSError, pa.ArrowException, LookupError, ValueError):  # not there, damaged or not ours
@@ -269,6 +247,7 @@ class Folder:
 
     @contextlib.contextmanager
     def writing(self, part: str) -> Iterator[Path]:
+        """Give a file to write PART to; it is taken over whole, with its mark, when the block ends well."""
         file = self.place / part
         file.parent.mkdir(parents=True, exist_ok=True)
         with store.whole(file) as target:

@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic_core import SchemaValidator, ValidationError, from_json, to_json
 from sqlalchemy.exc import SQLAlchemyError
+from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ... import data
@@ -22,7 +23,7 @@ EPOCH = datetime(1970, 1, 1)
 
 def extend(app: App, service: Service) -> None:
     online = Lookup(settings.read("features", feature_tables.Features).online)
-    app.add_middleware(Filled, service=service, online=online)
+    app.user_middleware.append(Middleware(Filled, service=service, online=online))  # innermost: after any access check
     describe = app.openapi
 
     def openapi() -> dict[str, Any]:
@@ -55,8 +56,8 @@ class Lookup:
         """Return the tables that have one of COLUMNS."""
         return [table for table in self.tables if not set(table.features).isdisjoint(columns)]
 
-    def fill(self, body: bytes, columns: Iterable[str]) -> bytes:
-        """Return BODY with those of COLUMNS that the tables know; what is no row is left to the contract to refuse."""
+    def fill(self, body: bytes, columns: Iterable[str], max_rows: int) -> bytes:
+        """Return BODY with those of COLUMNS that the tables know; what is no row, or too many, others refuse."""
         if time.monotonic() - self.read_at > FRESH_S:
             self.refresh()
         try:
@@ -65,7 +66,7 @@ class Lookup:
             return body
         rows = [row for row in (given if isinstance(given, list) else [given]) if isinstance(row, dict)]
         filled = False
-        for table in self.offering(columns):
+        for table in self.offering(columns) if len(rows) <= max_rows else ():
             names = [name for name in table.features if name in columns]
             asked = [(row, place) for row in rows if set(names) - set(row) and (place := at(row, table))]
             found = self.store.look_up(table, (place for _, place in asked)) if asked else {}
@@ -112,7 +113,7 @@ class Filled:
                 message = await receive()
             else:
                 return None  # the caller is gone
-            body = await asyncio.to_thread(self.online.fill, body, columns)
+            body = await asyncio.to_thread(self.online.fill, body, columns, self.service.settings.max_rows)
         except Unanswerable as error:
             return await explain(scope, error.status, error.error)(scope, receive, send)
         except SQLAlchemyError as error:
