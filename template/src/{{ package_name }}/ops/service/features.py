@@ -1,6 +1,7 @@
 """Fill in what a caller leaves out and a feature table knows: by the row's key, as it was known at the row's time."""
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Iterable
 from datetime import datetime, timedelta
@@ -49,6 +50,10 @@ class Lookup:
             reason = settings.hide(str(getattr(error, "orig", None) or error), url)
             raise ProjectError(f"feature tables cannot be read at {url}: {reason}; mend conf/features.yml") from None
 
+    @property
+    def stale(self) -> bool:
+        return time.monotonic() - self.read_at > FRESH_S
+
     def refresh(self) -> None:
         self.tables, self.read_at = list(self.store.known().values()), time.monotonic()
 
@@ -58,8 +63,10 @@ class Lookup:
 
     def fill(self, body: bytes, columns: Iterable[str], max_rows: int) -> bytes:
         """Return BODY with those of COLUMNS that the tables know; what is no row, or too many, others refuse."""
-        if time.monotonic() - self.read_at > FRESH_S:
-            self.refresh()
+        if self.stale:
+            with contextlib.suppress(SQLAlchemyError):  # what was known then holds; a lookup will say what is wrong
+                self.read_at = time.monotonic()
+                self.refresh()
         try:
             given = from_json(body, allow_inf_nan=False)
         except ValueError:
@@ -96,13 +103,11 @@ class Filled:
         self.app, self.service, self.online = app, service, online
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        paths = {f"{endpoint.prefix}/predict": endpoint for endpoint in self.service.endpoints}
-        endpoint = paths.get(scope["path"]) if scope["type"] == "http" and scope["method"] == "POST" else None
-        if endpoint is None:
+        if scope["type"] != "http" or scope["method"] != "POST" or not (self.online.tables or self.online.stale):
             return await self.app(scope, receive, send)
-        columns = endpoint.servable.contract.columns
-        stale = time.monotonic() - self.online.read_at > FRESH_S
-        if not stale and not self.online.offering(columns):
+        asked = [one for one in self.service.endpoints if f"{one.prefix}/predict" == scope["path"]]
+        columns = asked[0].servable.contract.columns if asked else {}
+        if not columns or not (self.online.stale or self.online.offering(columns)):
             return await self.app(scope, receive, send)
         try:
             body, message = b"", await receive()
