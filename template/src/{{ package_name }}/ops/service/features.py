@@ -85,14 +85,14 @@ class Lookup:
 
 def at(row: dict[str, Any], table: feature_tables.Table) -> tuple[str, int] | None:
     """Return key and moment that ROW is looked up by, None when it has them not."""
+    cells = [row.get(name) for name in table.key]
+    if not all(isinstance(cell, str | float | int) for cell in cells):
+        return None
     try:
         moment = MOMENT.validate_json(to_json(row[data.TIME]))
-    except (KeyError, ValidationError):
+        key = feature_tables.key_of(map(feature_tables.text, cells))
+    except (KeyError, OverflowError, ValidationError):
         return None
-    cells = (row.get(name) for name in table.key)
-    key = feature_tables.key_of(
-        feature_tables.text(cell) if isinstance(cell, str | float | int) else None for cell in cells
-    )
     return None if key is None else (key, (moment - EPOCH) // timedelta(microseconds=1))
 
 
