@@ -6,13 +6,15 @@ python -m {package} datasets --fetch raw@1a2b3c4d --to /tmp/flights
 """
 
 import argparse
+import importlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from . import ProjectError, UsageError, pipeline
+from . import ProjectError, UsageError, pipeline, store
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -103,6 +105,14 @@ def table(differences: dict[str, Any]) -> str:
         return "no difference in rows, columns, missing values or ranges"
     width = max(map(len, differences))
     return "\n".join(f"{key:<{width}}  {old}  ->  {new}" for key, (old, new) in differences.items())
+
+
+def maker(name: str) -> Callable[[store.Store], Any] | None:
+    """Return what makes the data set NAME of the gathered rows: `make` of the module here with `DATASET = "NAME"`."""
+    for file in sorted(Path(__file__).parent.glob("*.py")):
+        if f'\nDATASET = "{name}"' in file.read_text(encoding="utf-8"):
+            return importlib.import_module(f".{file.stem}", __package__).make
+    return None
 
 
 def publish(version: str) -> None:

@@ -27,7 +27,7 @@ from .pipeline import (
 
 
 def ingest() -> None:
-    """Gather what is new and copy the data set into data/snapshot; or bring back NAME@VERSION."""
+    """Gather what is new, make the data set if it is made of that, copy it into data/snapshot; or bring back NAME@VERSION."""
     from . import datasets
     from . import ingest as gathering
 
@@ -35,10 +35,12 @@ def ingest() -> None:
     if version:
         return datasets.restore(version, SNAPSHOT)
     conf = store.read()
-    folder = conf.home / name
-    if folder == conf.raw:
+    folder, make = conf.home / name, datasets.maker(name)
+    if folder == conf.raw or make:
         with store.locked(conf.home / ".lock"):
             gathering.gather(conf)
+            if make:
+                make(conf)
     if not folder.is_dir():
         raise ProjectError(f"no data set {name}: there is no folder {folder}")
     mirror({file.relative_to(folder): file for file in files(folder)}, SNAPSHOT)
