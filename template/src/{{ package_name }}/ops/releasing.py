@@ -24,7 +24,7 @@ from .handoff import as_records, read_note
 from .pipeline import files, say, write_json
 
 N_ROWS = 60  # held-out rows a candidate must answer as offline; a wrong type or a lost column shows in the first few
-START_S = 120  # until a candidate listens; importing everything takes seconds, on a busy machine a minute
+START_S = 300  # until a candidate listens; importing everything takes seconds, on a very busy machine minutes
 TESTS = Path("tests/release")
 FAST = "gates/model.onnx"  # the ONNX form of a version, among the artifacts of its run and of its copies
 
@@ -209,7 +209,9 @@ def started(uri: str) -> Iterator[tuple[str, str]]:
             if not line.startswith("serving "):
                 process.wait()
                 log.seek(0)
-                raise Refused(f"the service does not start on it: {log.read().strip()[-600:] or 'it says nothing'}")
+                raise Refused(
+                    f"the service does not start on it: {log.read().strip()[-600:] or f'it does not listen within {START_S} s'}"
+                )
             timer.cancel()
             yield line.split()[-1], key
         finally:
