@@ -136,7 +136,7 @@ def swap(folder: Path, python: str, name: str, row: dict, n_requests: int, us: s
 @contextlib.contextmanager
 def started(folder: Path, words: list[str], port: int) -> Iterator[subprocess.Popen]:
     with (folder / f"{port}.log").open("w") as log, subprocess.Popen(
-        words, cwd=folder, env=environ(), stdout=log, stderr=log
+        words, cwd=folder, env=environ(words[0]), stdout=log, stderr=log
     ) as process:  # fmt: skip
         try:
             for _ in range(600):
@@ -211,13 +211,15 @@ def memory(process: subprocess.Popen) -> float:
     return sum(pages) * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
-def environ() -> dict[str, str]:
+def environ(python: str = sys.executable) -> dict[str, str]:
+    """Return what a process in the environment of PYTHON needs: mlflow starts the first uvicorn on the PATH."""
     kept = {key: value for key, value in os.environ.items() if key not in ("VIRTUAL_ENV", "MLFLOW_TRACKING_URI")}
     return {
         **kept,
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "OMP_NUM_THREADS": "1",
         "MLFLOW_TRACKING_URI": "sqlite:///mlflow.db",
+        "PATH": f"{Path(python).parent}{os.pathsep}{kept['PATH']}",
     }
 
 
