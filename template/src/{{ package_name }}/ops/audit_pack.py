@@ -201,11 +201,11 @@ def licence_of(name: str, version: str) -> str:
 
 def ask_service(needed: dict[str, str], service: str) -> dict[str, list[str]]:
     """Return the known vulnerabilities of each package, asked by pip-audit; raises ProjectError when one was not checked."""
-    with tempfile.NamedTemporaryFile("w", suffix=".txt", encoding="utf-8") as file:
-        file.write("".join(f"{name}=={version}\n" for name, version in needed.items()))
-        file.flush()
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "requirements.txt"
+        file.write_text("".join(f"{name}=={version}\n" for name, version in needed.items()), encoding="utf-8")
         words = ["--no-deps", "--disable-pip", "--progress-spinner=off", "--format=json", "--desc=off"]
-        command = [sys.executable, "-m", "pip_audit", "--requirement", file.name, *words]
+        command = [sys.executable, "-m", "pip_audit", "--requirement", str(file), *words]
         command += ["--vulnerability-service=osv", f"--osv-url={service}", "--timeout=20"]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     try:

@@ -130,8 +130,8 @@ def code(tags: dict[str, str], folder: Path) -> Link:
     """Return the commit; it holds when the code that the version carries is the commit's, byte by byte."""
     commit, name = tags["commit"], Path(data.__file__).parent.name
     said = f"{commit[:8]} {git('log', '-1', '--format=%s', commit)}".rstrip()
-    listed = [line.split(maxsplit=3) for line in git("ls-tree", "-r", commit, f"src/{name}").splitlines()]
-    committed = {path.removeprefix(f"src/{name}/"): blob for _, _, blob, path in listed}
+    listed = [line.partition("\t") for line in git("ls-tree", "-rz", commit, f"src/{name}").split("\0") if line]
+    committed = {path.removeprefix(f"src/{name}/"): about.split()[-1] for about, _, path in listed}
     carried = {file.relative_to(folder).as_posix(): blob_hash(file) for file in pipeline.files(folder)}
     differing = sorted(key for key in committed | carried if committed.get(key) != carried.get(key))
     broken = f"the version's {differing[0]} is not the commit's ({len(differing)} differ)" if differing else ""
