@@ -169,7 +169,7 @@ def test_the_image_answers_over_http_without_root_or_a_writable_disk(image: str,
         said = inside(container, "try:\n  open('/app/x', 'w')\nexcept OSError as error:\n  print(error)")
         assert "Read-only file system" in said
         assert inside(container, "open('/tmp/x', 'w').close(); print('ok')") == "ok"
-        assert run("podman", "healthcheck", "run", container) in ("", "healthy")
+        run("podman", "healthcheck", "run", container)  # exits 1 when it is not healthy
         run("podman", "stop", "--time", "20", container)
         assert run("podman", "inspect", "--format", "{{.State.ExitCode}}", container) == "0"
 
