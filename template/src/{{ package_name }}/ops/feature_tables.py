@@ -179,10 +179,10 @@ def build(name: str, declared: Declared, rows: pd.DataFrame) -> pd.DataFrame:
 
 def keys(rows: pd.DataFrame, names: list[str]) -> pd.Series:
     """Return the text that a row is looked up by, None where a part of its key is missing."""
-    parts = []
+    parts: list[Any] = []
     for name in names:
         codes, values = pd.factorize(rows[name])
-        parts.append(np.append(np.array([text(value) for value in values], dtype=object), None)[codes])
+        parts.append(np.array([*(text(value) for value in values), None], dtype=object)[codes])
     joined = [key_of(cells) for cells in zip(*parts, strict=True)] if len(parts) > 1 else parts[0]
     return pd.Series(joined, index=rows.index, dtype="object")
 
