@@ -110,8 +110,9 @@ def test_pyproject_grows_by_the_groups_of_the_level_between_two_stable_lines(
     assert below == here[:at] + here[at + len(added) :], "more than one place changed"
     assert here.index(next(line for line in below if line.startswith("# levels: added by `copier update`"))) < at
     assert at + len(added) == here.index("# levels: end; groups of your own go below")
-    assert set(tomllib.loads("\n".join(added))) <= {f"level-{level}", f"level-{level}-tools"}
-    assert all(re.fullmatch(r' +"[^"]+",|level-\d(-tools)? = \[|\]', line) for line in added), "one entry a line"
+    assert all(name.startswith(f"level-{level}") for name in tomllib.loads("\n".join(added)))
+    entry = r' +("[^"]+"|\{include-group = "level-\d"\}),|level-\d(-[a-z]+)? = \[|\]'
+    assert all(re.fullmatch(entry, line) for line in added), "one entry a line"
 
 
 def test_every_template_file_belongs_to_one_level(rendered: Render) -> None:
@@ -214,7 +215,7 @@ def test_level_has_nothing_of_a_higher_one(level: int, above: int, rendered: Ren
         assert not re.search(rf"^\s*(import|from) ({modules})\b", reads(path), re.MULTILINE), path
     project = tomllib.loads(reads(folder / "pyproject.toml"))
     wanted = [*project["project"]["dependencies"], *itertools.chain(*project["dependency-groups"].values())]
-    assert not set(libraries) & {re.split(r"[^\w.-]", name)[0] for name in wanted}
+    assert not set(libraries) & {re.split(r"[^\w.-]", name)[0] for name in wanted if isinstance(name, str)}
     for path in folder.glob(".github/workflows/*.yml"):
         workflow = yaml.safe_load(reads(path))
         if set(workflow[True]) - {"workflow_dispatch"}:  # YAML reads the key `on` as True; a person may do it by hand
@@ -223,6 +224,6 @@ def test_level_has_nothing_of_a_higher_one(level: int, above: int, rendered: Ren
 
 
 def test_no_level_has_more_files_than_a_person_inherits(rendered: Render) -> None:
-    for level, most in zip(LEVELS, (20, 66, 105, 130, 150), strict=False):
+    for level, most in zip(LEVELS, (20, 66, 105, 190, 210), strict=False):
         inherited = [name for name in files_in(rendered(level)) if not name.startswith("data/sample/")]
         assert len(inherited) <= most, f"level {level} has {len(inherited)} files"

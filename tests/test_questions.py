@@ -17,7 +17,7 @@ MODULES = """
 import importlib.metadata, re, tomllib
 project = tomllib.load(open("pyproject.toml", "rb"))
 wanted = [*project["project"]["dependencies"], *sum(project["dependency-groups"].values(), [])]
-plain = {re.match(r"[\\w.-]+", name)[0].lower().replace("_", "-") for name in wanted}
+plain = {re.match(r"[\\w.-]+", name)[0].lower().replace("_", "-") for name in wanted if isinstance(name, str)}
 for module, sources in importlib.metadata.packages_distributions().items():
     if plain & {source.lower().replace("_", "-") for source in sources}:
         print(module)
