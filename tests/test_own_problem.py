@@ -22,6 +22,7 @@ def bring_own_data(folder: Path) -> None:
         shutil.copy(PROBLEM / name, package / name)
     if (package / "behaviour.py").exists():  # from level 3 on
         shutil.copy(PROBLEM / "behaviour.py", package)
+        (package / "fast.py").unlink()
     (package / "model.py").write_text(reads(package / "model.py").replace("late_probability", "poor_visibility"))
     for file in sorted((folder / "data/sample").iterdir()):
         weather(pd.read_parquet(file)).to_parquet(file.with_stem(f"weather-{file.stem[-7:]}"), index=False)

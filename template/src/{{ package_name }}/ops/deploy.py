@@ -18,7 +18,7 @@ from typing import Any
 
 import pandas as pd
 
-from . import ProjectError, Refused, UsageError, approve, environments, releasing, tracking
+from . import ProjectError, Refused, UsageError, approve, environments, policy, releasing, tracking
 from .pipeline import say
 
 
@@ -91,7 +91,7 @@ def deploy(name: str, version: str, reason: str | None = None) -> dict[str, str]
 def shortcomings(name: str, made: Any, trained: Any, digest: str) -> list[str]:
     """Return why version MADE, trained by run TRAINED, must not come to environment NAME, one sentence each."""
     env, tags = environments.read(name), made.tags
-    missed = []
+    missed = policy.misplaced(policy.read(), name)
     if tags.get("validation_status") not in environments.JUDGED:
         missed.append(f"its gates say {tags.get('validation_status', 'nothing')}: `gate {made.version}` judges it")
     for key, allowed in env.policy.items():
