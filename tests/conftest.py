@@ -173,7 +173,7 @@ def settings() -> dict[str, Any]:
 
 def user_owned(folder: Path) -> set[str]:
     """Return the files of a render that are the user's: written once, never touched again (`_skip_if_exists`)."""
-    patterns = GitIgnoreSpec.from_lines(f"/{pattern}" for pattern in settings()["_skip_if_exists"])
+    patterns = GitIgnoreSpec.from_lines(f"/{pattern.lstrip('/')}" for pattern in settings()["_skip_if_exists"])
     return set(patterns.match_files(files_in(folder)))
 
 

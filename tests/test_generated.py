@@ -72,6 +72,7 @@ def test_a_project_for_another_problem_with_quotes_and_umlauts_in_its_name_passe
     folder = render(snapshot, tmp_path / "Anna's Züge", project_name=name, level=level, problem=problem)
     assert package_of(folder) == "muellers_zuege_anna_s_bahn_100"
     commit(folder, "Start")
+    run(folder, "uv", "lock", "-q")
     run(folder, python_of(installed(level)), "-m", "pytest", "-q", PYTHONPATH=str(folder / "src"))
 
 

@@ -47,6 +47,7 @@ def weather(flights: pd.DataFrame) -> pd.DataFrame:
 def test_suite_of_a_project_passes_with_own_data(level: int, project: Render, environment: Render) -> None:
     folder = project(level)
     bring_own_data(folder)
+    subprocess.run(["uv", "lock", "-q"], cwd=folder, check=True)
     done = subprocess.run(
         [environment(level), "-m", "pytest", "-q", "-p", "no:cacheprovider", *NOT_ABOUT_DATA, "tests"],
         cwd=folder,

@@ -203,7 +203,7 @@ def user_owned_list() -> str:
     """Return the files that are written once and never touched again, from copier.yml."""
     for document in yaml.load_all((ROOT / "copier.yml").read_text(encoding="utf-8"), Documents):
         if "_skip_if_exists" in (document or {}):
-            return "".join(f"- `{path}`\n" for path in document["_skip_if_exists"])
+            return "".join(f"- `{path.lstrip('/')}`\n" for path in document["_skip_if_exists"])
     raise LookupError("copier.yml has no _skip_if_exists")
 
 
