@@ -85,7 +85,7 @@ def commands(fail: str = "nothing fails") -> dict[str, str]:
         "uv": f"""#!/bin/sh
 echo "$@" >> "$STORE/asked.txt"
 case "$*" in
-    *"{fail}"*) echo "refused: {fail}"; exit 3 ;;
+    *"{fail}"*) echo "refused: {fail}"; sleep 1; exit 3 ;; # act loses what is printed at the very end
     *" build") mkdir -p dist && touch dist/package.whl ;;
     *--output*) for last; do :; done; echo version=7 >> "$last" ;;
 esac
