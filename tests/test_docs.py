@@ -79,17 +79,16 @@ def unknown_commands(text: str, package: str, helps: dict[str, str], sessions: s
     return wrong
 
 
-def sessions(noxfile: Path) -> set[str]:
-    """Return the names of the sessions in a noxfile."""
-    if not noxfile.is_file():
-        return set()
+def sessions(folder: Path) -> set[str]:
+    """Return the names of the nox sessions in FOLDER: those of its noxfile and of each nox_*.py beside it."""
     found = set()
-    for node in ast.parse(reads(noxfile)).body:
-        if isinstance(node, ast.FunctionDef) and "session" in (
-            written := " ".join(map(ast.unparse, node.decorator_list))
-        ):
-            named = re.search(r"name='([^']+)'", written)
-            found.add(named[1] if named else node.name)
+    for file in folder.glob("nox*.py"):
+        for node in ast.parse(reads(file)).body:
+            if isinstance(node, ast.FunctionDef) and "session" in (
+                written := " ".join(map(ast.unparse, node.decorator_list))
+            ):
+                named = re.search(r"name='([^']+)'", written)
+                found.add(named[1] if named else node.name)
     return found
 
 
@@ -157,11 +156,11 @@ def test_levels_are_called_the_same_in_the_questions_and_in_the_documentation() 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_commands_named_in_a_page_exist(page: Path, helps: Callable[[int], dict[str, str]]) -> None:
-    generated = sessions(ROOT / "template/noxfile.py")
+    generated = sessions(ROOT / "template")
     known = helps(HIGHEST)
     if page.name == "own-command.md":
         known = {**known, "punctuality": "--at-least"}  # the command that this page adds
-    assert unknown_commands(reads(page), "flights", known, sessions(ROOT / "noxfile.py") | generated) == []
+    assert unknown_commands(reads(page), "flights", known, sessions(ROOT) | generated) == []
 
 
 @pytest.mark.parametrize("level", LEVELS)
@@ -170,7 +169,7 @@ def test_commands_named_in_a_project_exist(
 ) -> None:
     folder = rendered(level)
     for page in [folder / "README.md", *folder.glob("docs/**/*.md"), *folder.glob("docs/*.toml")]:
-        wrong = unknown_commands(reads(page), package_of(folder), helps(level), sessions(folder / "noxfile.py"))
+        wrong = unknown_commands(reads(page), package_of(folder), helps(level), sessions(folder))
         assert wrong == [], page.relative_to(folder)
 
 
