@@ -40,7 +40,7 @@ for name in ("VIRTUAL_ENV", "UV_PROJECT_ENVIRONMENT"):
 
 
 # By name, the tests that take minutes: begun first, or one worker would be busy with the last while the others wait.
-LONGEST = "own_suite_passes quotes_and_umlauts own_data word_by_word demo delivery team container".split()
+LONGEST = ("own_suite_passes", "umlauts", "own_data", "word_by_word", "demo", "delivery", "team", "container")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
