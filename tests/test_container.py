@@ -134,7 +134,7 @@ def inside(container: str, code: str) -> str:
 
 def stopped(container: str) -> int:
     """Return the exit code of a container that is told to stop, as a cluster does it; 137 when it had to be killed."""
-    run("podman", "stop", "--time", "20", container)
+    run("podman", "stop", "--time", "60", container)
     return int(run("podman", "inspect", "--format", "{{.State.ExitCode}}", container))
 
 

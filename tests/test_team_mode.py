@@ -32,7 +32,7 @@ admin_username = admin
 authorization_function = mlflow.server.auth:authenticate_request_basic_auth
 auth_cache_ttl_seconds = 3600
 """
-START_S = 600  # two servers at once take 20 s to start, on a busy machine several times that
+START_S = 1200  # two servers at once take 20 s to start, on a busy machine many times that
 
 
 @contextlib.contextmanager
