@@ -156,7 +156,8 @@ def handed_over(shared: Path, rendered: Render, environment: Render) -> Path:
         shutil.copytree(rendered(LEVEL), folder)
         package = package_of(folder)
         code = f"""
-import sys
+import os, sys
+os.environ["OMP_NUM_THREADS"] = "1"  # threads that wait for a busy machine's cores take many times as long
 sys.path.insert(0, "src")
 from {package} import data, features, model
 from {package}.ops import handoff
@@ -269,7 +270,7 @@ def test_the_image_serves_the_champion_of_a_tracking_server(
         port = taken.getsockname()[1]
     url = f"http://127.0.0.1:{port}"
     words = f"-m mlflow server --backend-store-uri sqlite:///{tmp_path}/runs.db --artifacts-destination {tmp_path}/kept"
-    environ = os.environ | {"MLFLOW_TRACKING_URI": url, "PYTHONPATH": str(folder / "src")}
+    environ = os.environ | {"MLFLOW_TRACKING_URI": url, "PYTHONPATH": str(folder / "src"), "OMP_NUM_THREADS": "1"}
     with (tmp_path / "server.log").open("w") as log:
         server = subprocess.Popen(
             [python, *words.split(), "--host", "127.0.0.1", "--port", str(port), "--workers", "1"],
