@@ -132,6 +132,11 @@ def inside(container: str, code: str) -> str:
     return run("podman", "exec", container, "python", "-c", code)
 
 
+def said(container: str) -> str:
+    done = subprocess.run(["podman", "logs", container], capture_output=True, text=True, check=False)
+    return done.stdout + done.stderr
+
+
 def stopped(container: str) -> int:
     """Return the exit code of a container that is told to stop, as a cluster does it; 137 when it had to be killed."""
     run("podman", "stop", "--time", "60", container)
@@ -145,7 +150,7 @@ def wait_for(container: str, url: str) -> None:
         if done.returncode == 0:
             return
         time.sleep(0.5)
-    raise AssertionError(run("podman", "logs", container))
+    raise AssertionError(said(container))
 
 
 @pytest.fixture(scope="session")
@@ -189,8 +194,8 @@ def test_the_image_answers_over_http_without_root_or_a_writable_disk(image: str,
         [value] = json.loads(inside(container, ask))["predictions"]
         assert 0 < value < 1
         assert inside(container, "import os; print(os.getuid(), os.getgid())") == "10001 10001"
-        said = inside(container, "try:\n  open('/app/x', 'w')\nexcept OSError as error:\n  print(error)")
-        assert "Read-only file system" in said
+        refused = inside(container, "try:\n  open('/app/x', 'w')\nexcept OSError as error:\n  print(error)")
+        assert "Read-only file system" in refused
         assert inside(container, "open('/tmp/x', 'w').close(); print('ok')") == "ok"
         run("podman", "healthcheck", "run", container)  # exits 1 when it is not healthy
         assert stopped(container) == 0
@@ -227,7 +232,7 @@ def test_batch_scoring_that_is_stopped_leaves_whole_parts_and_goes_on_from_there
         started(*how, *words) as container,
         subprocess.Popen(["podman", "logs", "--follow", container], stderr=subprocess.PIPE, text=True) as log,
     ):
-        assert any(line.startswith("3 of 200") for line in log.stderr or ()), run("podman", "logs", container)
+        assert any(line.startswith("3 of 200") for line in log.stderr or ()), said(container)
         assert stopped(container) == 128 + signal.SIGTERM
     done = {file.name for file in scores.glob("*.parquet")}
     assert 3 <= len(done) < 200
