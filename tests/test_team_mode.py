@@ -158,7 +158,10 @@ print(codes)
 
         refused = run('raise SystemExit(main(["deploy", "--history", "--env", "test"]))', MLFLOW_TRACKING_PASSWORD="no")
         assert refused.returncode == 1 and not refused.stdout
-        assert refused.stderr.startswith("error: a store failed") and len(refused.stderr.splitlines()) == 1
+        assert (
+            refused.stderr.startswith("error: the store of runs cannot be opened")
+            and len(refused.stderr.splitlines()) == 1
+        )
 
         for name in ("dev", "test"):
             with contextlib.closing(psycopg.connect(postgres.get_uri(name))) as database:
