@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parent.parent
 LEVELS = sorted(int(folder.name[0]) for folder in ROOT.glob("levels/[0-9]-*"))
 NOTEBOOK = "jupyter execute --inplace notebooks/experiment.ipynb"
 RUN = "python -m flights"
-BATCH = "score-batch --input data/raw --output data/scored --model env:prod"
+BATCH = "score-batch --input data/raw --output data/scored"
 
 Step = tuple[str, str, str, str]  # command of the project that it needs, that makes it needless, title, what is typed
 
