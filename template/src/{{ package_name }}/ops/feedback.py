@@ -4,9 +4,9 @@ python -m {package} feedback labels.parquet
 python -m {package} feedback labels.csv --source billing --json
 
 The file has the columns of KEY in data.py, or request_id and row, and the target under its name or as `label`; `at`
-says when each was known, else it is now. A label may come before its prediction, and twice. Another label for the same key
-replaces the one before if it was known later, or else is kept aside, as are labels that SCHEMA does not allow. Exit 3
-when a delivery contradicts so much that none of it is believed: conf/prediction_log.yml says how much that is.
+says when each was known, else it is now. A label may come before its prediction, and twice. Another label for the same
+key replaces the one before if it was known later, or else is kept aside, as are labels that SCHEMA does not allow. Exit
+3 when a delivery contradicts so much that none of it is believed: conf/prediction_log.yml says how much that is.
 """
 
 import argparse
@@ -24,7 +24,7 @@ import sqlalchemy as sql
 
 from .. import data
 from . import ProjectError, Refused, UsageError
-from .handoff import as_kind
+from .handoff import TRUTH, as_kind
 from .prediction_log import (
     ASIDE,
     COUNTS,
@@ -83,7 +83,8 @@ def read(file: Path, log: PredictionLog) -> Iterator[dict[str, Any]]:
             f"it has {', '.join(map(str, table))}"
         )
     table = table[table[column].notna()]
-    rows = pd.DataFrame({"label": as_kind(table[column], {"type": "number"} | data.SCHEMA[data.TARGET])})
+    given = table[column].map(lambda cell: TRUTH.get(cell, cell) if isinstance(cell, str) else cell)
+    rows = pd.DataFrame({"label": pd.to_numeric(given, errors="coerce").astype("float64")})
     rows["at"] = pd.to_datetime(table["at"], utc=True, format="ISO8601") if "at" in table else pd.NaT
     if "request_id" in table:
         rows["request_id"], rows["row"] = table["request_id"].astype("str"), table.get("row", pd.Series(0, table.index))
@@ -132,7 +133,7 @@ class Delivery:
         named = [plain(one.get("key") or by_id(one["request_id"], one.get("row", 0))) for one in given]
         self.keys = [places.get(name, name) for name in named]
         predicted = dict(self.look_up(sql.select(of.key, of.prediction).where(of.answered), of.key, self.keys))
-        there = {one.key: (one.at, one.label) for one in self.look_up(sql.select(LABELS), LABELS.c.key, self.keys)}
+        there = {one.key: dict(one._mapping) for one in self.look_up(sql.select(LABELS), LABELS.c.key, self.keys)}
         self.done, self.fresh = Counter[str](), dict[str, dict[str, Any]]()
         self.aside: list[dict[str, Any]] = []
         self.pairs: list[tuple[float, float]] = []
@@ -145,21 +146,21 @@ class Delivery:
             if not allowed(label) or at > self.received + AHEAD:
                 self.set_aside(told, "out_of_range")
                 continue
-            label = float(label)
+            now_known = told | {"label": float(label), "confirmed": at}
             if before is None:
                 self.done["added"] += 1
                 self.done["early"] += key not in predicted
                 if key in predicted:
-                    self.pairs.append((predicted[key], label))
-            elif before[1] == label:
+                    self.pairs.append((predicted[key], float(label)))
+            elif before["label"] == label:
                 self.done["duplicate"] += 1
-                continue
-            elif at > before[0]:
-                self.set_aside(told | {"at": before[0], "label": before[1]}, "replaced")
+                now_known = before | {"confirmed": max(at, before["confirmed"])}
+            elif at > before["confirmed"]:
+                self.set_aside(told | {"at": before["at"], "label": before["label"]}, "replaced")
             else:
                 self.set_aside(told, "contradicts")
                 continue
-            there[key], self.fresh[key] = (at, label), told | {"label": label}
+            there[key] = self.fresh[key] = now_known
 
     def look_up(self, query: sql.Select[Any], column: sql.Column[Any], values: Iterable[str]) -> Iterator[Any]:
         wanted = sorted(set(values))

@@ -75,6 +75,7 @@ LABELS = sql.Table(
     sql.Column("label", sql.Double, nullable=False),
     sql.Column("source", sql.Text, nullable=False),
     sql.Column("received", sql.DateTime, nullable=False),
+    sql.Column("confirmed", sql.DateTime, nullable=False),  # the latest `at` of the same label
     sql.Index("labels_by_source", "source", "received"),
 )
 ASIDE = sql.Table(

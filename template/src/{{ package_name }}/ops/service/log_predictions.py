@@ -84,6 +84,7 @@ class Writer(threading.Thread):
         self.batch_failed: list[TableRow] = []
         self.handled = self.failures = 0  # rows that are settled; tries in a row that failed
         self.wake, self.stopping, self.begun, self.prune_at = threading.Event(), False, False, 0.0
+        self.wake.set()  # at once: what was lost before
         self.told: dict[str, Any] = {"store": self.conf.url, "when_full": self.conf.when_full, "entity": log.entity}
         outcomes = ("written", "repeated", "unwritable", "dropped", "lost_before")
         self.told |= dict.fromkeys(outcomes, 0) | {"error": None}
