@@ -205,7 +205,7 @@ class PredictionLog:
             address = sql.make_url(settings.expand(conf.url))
             kind = address.get_backend_name()
             # a fresh connection each time: an open one would go on writing to a database file that is no longer there
-            pool = {"poolclass": sql.NullPool} if kind == "sqlite" else {"pool_pre_ping": True}
+            pool: dict[str, Any] = {"poolclass": sql.NullPool} if kind == "sqlite" else {"pool_pre_ping": True}
             self.engine = sql.create_engine(address, **pool)
         except (sql.exc.ArgumentError, ImportError) as error:
             raise ProjectError(

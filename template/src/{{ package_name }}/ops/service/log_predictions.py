@@ -197,8 +197,9 @@ class Writer(threading.Thread):
         rows: list[Row],
         predictions: list[float],
     ) -> list[TableRow]:
-        same = {"request_id": request_id, "endpoint": endpoint, "version": version, "arm": arm, "seconds": seconds}
-        same["at"], column = naive(datetime.fromtimestamp(at, UTC)), self.log.entity
+        same: TableRow = {"request_id": request_id, "endpoint": endpoint, "version": version, "arm": arm}
+        same |= {"seconds": seconds, "at": naive(datetime.fromtimestamp(at, UTC))}
+        column = self.log.entity
         return [
             same | {"row": n, "inputs": row, "prediction": value, "entity": entity or (column and row.get(column))}
             for n, (row, value) in enumerate(zip(rows, predictions, strict=True))
