@@ -215,6 +215,7 @@ class PredictionLog:
             raise ProjectError(f"conf/prediction_log.yml: url is {conf.url}, must be of SQLite or PostgreSQL")
         self.insert: Callable[..., Any] = sqlite.insert if kind == "sqlite" else postgresql.insert
         self.file = Path(address.database or "") if kind == "sqlite" else None
+        self.lock = "BEGIN IMMEDIATE" if self.file else "SELECT pg_advisory_xact_lock(7401)"  # a number of its own
         if self.file:
             sql.event.listen(self.engine, "connect", prepare)
         self.columns = {
@@ -245,16 +246,16 @@ class PredictionLog:
                 if self.file:
                     self.file.parent.mkdir(parents=True, exist_ok=True)
                     self.file.touch(mode=0o600)
-                with self.engine.begin() as connection:
-                    if not self.file:  # two services that start at once would both make the tables
-                        connection.exec_driver_sql("SELECT pg_advisory_xact_lock(7401)")
+                with self.engine.connect() as connection:
+                    connection.exec_driver_sql(self.lock)  # two that start at once would both make the tables
                     KNOWN.create_all(connection)
+                    connection.commit()
                 self.made = True
             elif self.file and not self.file.is_file():
                 raise Away(f"{self.file} is gone: bring it back, or start the service again for an empty log")
             with self.engine.connect() as connection:
                 if write:
-                    connection.exec_driver_sql("BEGIN IMMEDIATE" if self.file else "SELECT pg_advisory_xact_lock(7401)")
+                    connection.exec_driver_sql(self.lock)
                 yield connection
                 if write:
                     connection.commit()
