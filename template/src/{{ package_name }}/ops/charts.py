@@ -44,8 +44,8 @@ def section(title: str, *parts: str) -> Html:
     return Html(f"<section><h2>{escape(title)}</h2>{''.join(parts)}</section>")
 
 
-def grid(*sections: str) -> Html:
-    return Html(f'<div class="grid">{"".join(sections)}</div>')
+def grid(parts: Iterable[tuple[str, str]]) -> Html:
+    return Html(f'<div class="grid">{"".join(section(title, part) for title, part in parts)}</div>')
 
 
 def tiles(told: Mapping[str, Any]) -> Html:
@@ -60,30 +60,43 @@ def quiet(text: str) -> Html:
     return Html(f'<p class="quiet">{escape(text)}</p>')
 
 
-def mark(text: str, fired: bool) -> Html:
+def mark(text: str, fired: bool = False) -> Html:
     return Html(f'<span class="{"fired" if fired else "fine"}">{escape(text)}</span>')
 
 
 def cell(value: Any) -> str:
-    if isinstance(value, Html):
-        return value
+    if value is None or isinstance(value, Html):
+        return value or ""
     return (
-        ""
-        if value is None
-        else f"{value:.4g}"
-        if isinstance(value, float)
-        else escape(f"{value:,}" if isinstance(value, int) else str(value))
+        f"{value:.4g}" if isinstance(value, float) else escape(f"{value:,}" if isinstance(value, int) else str(value))
     )
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> Html:
+def table(head: Sequence[str], rows: Iterable[Iterable[Any]]) -> Html:
     """Return a table; a column of numbers stands to the right."""
-    rows = [list(row) for row in rows]
-    right = [all(isinstance(row[i], int | float | None) for row in rows) for i in range(len(head))]
-    kind = [' class="n"' if one and rows else "" for one in right]
-    lines = ["".join(f"<th{how}>{escape(name)}</th>" for name, how in zip(head, kind, strict=True))]
-    lines += ["".join(f"<td{how}>{cell(value)}</td>" for value, how in zip(row, kind, strict=True)) for row in rows]
+    cells = [list(row) for row in rows]
+    if not cells:
+        return quiet("none")
+    numeric = [all(isinstance(row[i], int | float | None) for row in cells) for i in range(len(head))]
+    how = [' class="n"' if one else "" for one in numeric]
+    lines = ["".join(f"<th{kind}>{escape(name)}</th>" for name, kind in zip(head, how, strict=True))]
+    lines += ["".join(f"<td{kind}>{cell(value)}</td>" for value, kind in zip(row, how, strict=True)) for row in cells]
     return Html(f"<table>{''.join(f'<tr>{line}</tr>' for line in lines)}</table>")
+
+
+def signals(told: Iterable[dict[str, Any]]) -> Html:
+    """Return a table of signals as conf/monitoring.yml and the report have them."""
+    head = ["signal", "of", "value", "from", "to", "threshold", "", "owner", "what to do"]
+    rows = []
+    for one in told:
+        place, state = (
+            one.get("column") or one.get("slice") or "",
+            mark("fired", True) if one["fired"] else mark("fine"),
+        )
+        numbers = [None if one.get(key) is None else float(one[key]) for key in ("value", "low", "high", "threshold")]
+        state = state if one["value"] is not None else quiet(one.get("why", "not measured"))
+        rows.append([one["name"], place, *numbers, state, one["owner"], one["runbook"]])
+    return table(head, rows)
 
 
 def legend(names: Iterable[str]) -> Html:
@@ -189,11 +202,7 @@ def label(x: datetime | float) -> str:
 
 
 def brief(value: float) -> str:
-    return next(
-        (
-            f"{value / size:.3g}{unit}"
-            for size, unit in ((1e9, "G"), (1e6, "M"), (1e4, "k"))
-            if abs(value) >= size and size != 1e4
-        ),
-        f"{value:.3g}" if abs(value) < 1e4 else f"{value / 1e3:.3g}k",
+    size, unit = next(
+        ((size, unit) for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")) if abs(value) >= size), (1, "")
     )
+    return f"{value / size:.3g}{unit}"

@@ -114,32 +114,18 @@ class Column:
         here, there, names = self.shares(other)
         psi = float(((there - here) * np.log(there / here)).sum())
         told = {"psi": psi, "bins": names, "before": here.round(5).tolist(), "now": there.round(5).tolist()}
-        if self.step:
-            first, second = self.ordered, other.ordered
-            n, m = int(first.sum()), int(second.sum())
-            if not n or not m:
-                return told | {"test": "ks", "effect": float(bool(n) != bool(m)), "p": float(bool(n) == bool(m))}
-            distance = float(np.abs(first.cumsum() / n - second.cumsum() / m).max())
-            return told | {
-                "test": "ks",
-                "effect": distance,
-                "p": float(stats.kstwobign.sf(distance * np.sqrt(n * m / (n + m)))),
-            }
         table = np.array([self.counts, other.counts])
-        if not table.sum(1).all():
-            return told | {"test": "chi2", "effect": 0.0, "p": 1.0}
-        expected = table.sum(0) * table.sum(1).min() / table.sum()
-        rare = expected < 5  # the test's own condition: together they count as one
-        table = np.column_stack([table[:, ~rare], table[:, rare].sum(1)])
-        table = table[:, table.sum(0) > 0]
-        if table.shape[1] < 2:
-            return told | {"test": "chi2", "effect": 0.0, "p": 1.0}
-        found = stats.chi2_contingency(table, correction=False)
-        return told | {
-            "test": "chi2",
-            "effect": float(np.sqrt(found.statistic / table.sum())),
-            "p": float(found.pvalue),
-        }
+        if not self.step:
+            return told | {"test": "chi2"} | independence(table)
+        missing = independence(np.column_stack([table[:, :-1].sum(1), table[:, -1]]))
+        n, m = table[:, :-1].sum(1)
+        if not n or not m:
+            return told | {"test": "ks"} | missing
+        distance = float(np.abs(self.ordered.cumsum() / n - other.ordered.cumsum() / m).max())
+        p = float(stats.kstwobign.sf(distance * np.sqrt(n * m / (n + m))))
+        if table[:, -1].any():  # two questions are asked of the column
+            p = min(2 * min(p, missing["p"]), 1.0)
+        return told | {"test": "ks", "effect": max(distance, missing["effect"]), "p": p}
 
     def as_dict(self) -> dict[str, Any]:
         return {"low": self.low, "step": self.step, "values": self.values, "counts": self.counts.tolist()}
@@ -180,6 +166,21 @@ class Profile(dict[str, Column]):
         for one, q in zip(found.values(), corrected, strict=True):
             one |= {"q": float(q), "drifted": bool(q < alpha and one["psi"] > psi)}
         return found
+
+
+def independence(table: np.ndarray) -> dict[str, float]:
+    """Return Cramér's V and p, by chi-squared, of two rows of counts."""
+    from scipy import stats
+
+    if not table.sum(1).all():
+        return {"effect": 0.0, "p": 1.0}
+    rare = table.sum(0) * table.sum(1).min() / table.sum() < 5  # the test's own condition: together they count as one
+    table = np.column_stack([table[:, ~rare], table[:, rare].sum(1)])
+    table = table[:, table.any(0)]
+    if table.shape[1] < 2:
+        return {"effect": 0.0, "p": 1.0}
+    found = stats.chi2_contingency(table, correction=False)
+    return {"effect": float(np.sqrt(found.statistic / table.sum())), "p": float(found.pvalue)}
 
 
 def numbers(given: pl.Series) -> np.ndarray | pl.Series:
