@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from html import escape
-from math import isfinite
+from math import ceil, floor, isfinite, log10
 from typing import Any
 
 COLOURS = ("#2563a8", "#c2571a", "#2f8f5b", "#8a4fa3", "#8c6d1f", "#5f6b7a")  # told apart by those who see few colours
@@ -16,10 +16,10 @@ section {background: #fff; border: 1px solid #dde1e6; border-radius: 8px; paddin
 .grid {display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 520px), 1fr)); gap: 1rem; margin-top: 1rem}
 .grid section {margin: 0} .tiles {display: flex; flex-wrap: wrap; gap: .8rem; margin-top: 1rem}
 .tile {background: #fff; border: 1px solid #dde1e6; border-radius: 8px; padding: .6rem 1rem; min-width: 8rem}
-.tile b {display: block; font-size: 1.35rem} .tile span, .quiet {color: #5a6573}
+.tile b {display: block; font-size: 1.35rem} .tile > span, .quiet {color: #5a6573}
 table {border-collapse: collapse; width: 100%} th {text-align: left; font-weight: 600; color: #5a6573}
-th, td {border-top: 1px solid #e6e9ed; padding: .3rem .7rem .3rem 0; vertical-align: top} tr:first-child th {border-top: 0}
-td.n, th.n {text-align: right; font-variant-numeric: tabular-nums} .fired {color: #b3261e; font-weight: 600} .fine {color: #2f7d4f}
+th, td {white-space: nowrap; border-top: 1px solid #e6e9ed; padding: .3rem .7rem .3rem 0; vertical-align: top} tr:first-child th {border-top: 0}
+td.long {white-space: normal} td.n, th.n {text-align: right; font-variant-numeric: tabular-nums} .fired {color: #b3261e; font-weight: 600} .fine {color: #2f7d4f}
 svg {display: block; width: 100%; height: auto} svg text {font: 11px system-ui, sans-serif; fill: #5a6573}
 .legend span {margin-right: 1rem; white-space: nowrap} .legend i {display: inline-block; width: .8rem; height: .8rem; margin-right: .3rem}
 """
@@ -80,7 +80,9 @@ def table(head: Sequence[str], rows: Iterable[Iterable[Any]]) -> Html:
     numeric = [all(isinstance(row[i], int | float | None) for row in cells) for i in range(len(head))]
     how = [' class="n"' if one else "" for one in numeric]
     lines = ["".join(f"<th{kind}>{escape(name)}</th>" for name, kind in zip(head, how, strict=True))]
-    lines += ["".join(f"<td{kind}>{cell(value)}</td>" for value, kind in zip(row, how, strict=True)) for row in cells]
+    for row in cells:
+        kinds = [' class="long"' if len(str(value)) > 30 else kind for value, kind in zip(row, how, strict=True)]
+        lines.append("".join(f"<td{kind}>{cell(value)}</td>" for value, kind in zip(row, kinds, strict=True)))
     return Html(f"<table>{''.join(f'<tr>{line}</tr>' for line in lines)}</table>")
 
 
@@ -135,7 +137,7 @@ def lines(
         path = " ".join(f"{x:.1f},{y:.1f}" for (x, y), _, _ in places)
         parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
         parts += [
-            f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.5" fill="{colour}"><title>{escape(name)} {label(when)}: {value:.4g}</title></circle>'
+            f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{2.5 if len(places) < 40 else 1.2}" fill="{colour}"><title>{escape(name)} {label(when)}: {value:.4g}</title></circle>'
             for (x, y), when, value in places
         ]
     return Html(drawing(parts) + (legend(drawn) if len(drawn) > 1 else ""))
@@ -172,13 +174,16 @@ def bars(told: Mapping[str, Sequence[float]], names: Sequence[str] = (), limit: 
 
 
 def axes(low: float, high: float, marks: Iterable[tuple[str, float]]) -> list[str]:
+    """Return the lines and names of round numbers between LOW and HIGH, and MARKS: (name, x) below."""
+    size = 10 ** floor(log10((high - low) / 4))
+    step = next(size * n for n in (1, 2, 5, 10) if size * n >= (high - low) / 4)
     parts = []
-    for i in range(5):
-        value, y = low + (high - low) * i / 4, HEIGHT - BOTTOM - (HEIGHT - BOTTOM - 8) * i / 4
+    for i in range(ceil(low / step), floor(high / step) + 1):
+        y = 8 + (high - i * step) / (high - low) * (HEIGHT - BOTTOM - 8)
         parts.append(f'<line x1="{LEFT}" x2="{WIDTH - 14}" y1="{y:.1f}" y2="{y:.1f}" stroke="#e6e9ed"/>')
-        parts.append(f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{brief(value)}</text>')
+        parts.append(f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{brief(i * step)}</text>')
     for text, x in marks:
-        x = min(max(x, LEFT + 14), WIDTH - 30)
+        x = min(max(x, LEFT + 14), WIDTH - 34)
         parts.append(f'<text x="{x:.1f}" y="{HEIGHT - 6}" text-anchor="middle">{escape(text)}</text>')
     return parts
 
