@@ -96,13 +96,6 @@ class State(Rules, frozen=True):
         return f"{self.id}.{self.step}"
 
 
-class Log(settings.Settings, extra="ignore", frozen=True):
-    """What of conf/prediction_log.yml matters here."""
-
-    url: str
-    entity: str | None
-
-
 @dataclass(frozen=True)
 class Arm:
     """What the log holds of one version in one step; rows: labelled ones only, as (prediction, label, group)."""
@@ -164,13 +157,13 @@ def read() -> Experiment:
 
 def start(version: str, mode: Mode, name: str | None = None, reason: str = "none given") -> State:
     """Put VERSION on trial in environment NAME and return the experiment; raises Refused when that may not be."""
-    from . import environments
+    from . import environments, prediction_log
 
-    conf, place = read(), settings.read("prediction_log", Log)
+    conf, log = read(), prediction_log.open_log()
     name = name or conf.environment
     by, plan = environments.require(name, "deploy"), conf.modes[mode]
-    if mode != "shadow" and place.entity is None:
-        raise ProjectError("conf/prediction_log.yml: entity is empty: name the column by whose value callers are split")
+    if mode != "shadow" and log.entity is None:
+        raise ProjectError("conf/prediction_log.yml: entity names no column of SCHEMA: callers are split by its value")
     with alone(name):
         chosen, client = environments.open_store(name)
         if found := running(client, chosen.model):
@@ -190,11 +183,11 @@ def start(version: str, mode: Mode, name: str | None = None, reason: str = "none
             reason=reason,
             started=now(),
             plan=plan,
-            entity=place.entity,
+            entity=log.entity,
             since=now(),
         )
         _, client = environments.open_store(name)
-        allow(state)
+        allow(log, state)
         write(client, there, state)
         client.set_registered_model_alias(chosen.model, ALIAS, there.version)  # last: from here on it runs
     note("experiment started", state, reason)
@@ -245,11 +238,11 @@ def step(name: str | None = None, sign_off: Callable[[str, str], None] | None = 
         if not state.result and in_use != state.champion:
             state = end(client, there, state, "aborted", f"version {in_use} is in use in {name} since, not what it ran against")
         elif not state.result:
-            arms = observe(prediction_log.open_log(), state)
-            result, why = judge(state, *arms)
+            log = prediction_log.open_log()
+            result, why = judge(state, *observe(log, state))
             if result == "next":
                 state = state.model_copy(update={"step": state.step + 1, "since": now(), "why": why})
-                allow(state)
+                allow(log, state)
                 write(client, there, state)
                 note("experiment goes on", state, why)
             elif result == "promoting":
@@ -388,43 +381,30 @@ def assigned(salt: str, entity: str, share: float) -> bool:
     return int.from_bytes(digest) < share * 2**64
 
 
-def exposures(url: str) -> Any:
-    """Return an engine on the prediction log's database, where processes share the count of exposed requests."""
-    import sqlalchemy
-
-    if url.startswith("sqlite:///"):
-        Path(url.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
-    return sqlalchemy.create_engine(settings.expand(url))
-
-
-def allow(state: State) -> None:
-    """Open the account of STATE's step: what is not in it no process may expose."""
+def allow(log: Any, state: State) -> None:
+    """Open the account of STATE's step in the prediction log's database: what is not in it no process may expose."""
     from sqlalchemy import text
 
     if state.plan.requests:
-        engine = exposures(settings.read("prediction_log", Log).url)
-        with engine.begin() as base:
+        facts = {"step": state.exposure, "most": state.plan.requests}
+        with log.connection(write=True) as base:
             base.execute(
                 text("CREATE TABLE IF NOT EXISTS exposures (step VARCHAR(64) PRIMARY KEY, taken INTEGER, most INTEGER)")
             )
-            base.execute(text("DELETE FROM exposures WHERE step = :step"), {"step": state.exposure})
-            base.execute(
-                text("INSERT INTO exposures VALUES (:step, 0, :most)"),
-                {"step": state.exposure, "most": state.plan.requests},
-            )
-        engine.dispose()
+            base.execute(text("DELETE FROM exposures WHERE step = :step"), facts)
+            base.execute(text("INSERT INTO exposures VALUES (:step, 0, :most)"), facts)
 
 
-def take(engine: Any, exposure: str, wanted: int) -> int:
+def take(log: Any, state: State, wanted: int) -> int:
     """Return how many of WANTED requests the challenger may answer: never more in all processes than the step's most."""
     from sqlalchemy import text
 
-    draw = text("UPDATE exposures SET taken = taken + :n WHERE step = :step AND taken + :n <= most")
-    with engine.begin() as base:
-        if base.execute(draw, {"n": wanted, "step": exposure}).rowcount:
-            return wanted
-        left = base.execute(text("SELECT most - taken FROM exposures WHERE step = :step"), {"step": exposure}).scalar()
-        return left if left and base.execute(draw, {"n": left, "step": exposure}).rowcount else 0
+    facts = {"step": state.exposure, "n": wanted}
+    with log.connection(write=True) as base:  # alone
+        left = base.execute(text("SELECT most - taken FROM exposures WHERE step = :step"), facts).scalar()
+        facts["n"] = granted = min(wanted, left or 0)
+        base.execute(text("UPDATE exposures SET taken = taken + :n WHERE step = :step"), facts)
+    return granted
 
 
 # What it is judged by
@@ -441,12 +421,15 @@ def observe(log: Any, state: State) -> tuple[Arm, Arm]:
     shadow = state.mode == "shadow"
     parts: dict[str, list[Any]] = {"shadow" if shadow else "challenger": [], "champion": []}
     [trial, champion], seconds, n_requests, n_labelled = parts, dict.fromkeys(parts, np.empty(0)), dict.fromkeys(parts, 0), 0
-    group = pl.coalesce("entity", "request_id").hash(seed=0) % GROUPS
+    group = pl.col("entity").hash(seed=0) % GROUPS
     for chunk in log.frames(since=state.since):
         entities = chunk["entity"].unique().drop_nulls()
-        theirs = entities.filter([assigned(state.id, one, state.share) for one in entities]) if not shadow else entities
-        own = pl.col("entity").is_in(theirs.implode())
-        wanted = {trial: (state.challenger, True if shadow else own), champion: (state.champion, True if shadow else ~own)}
+        own = pl.col("entity").is_in([one for one in entities if assigned(state.id, one, state.share)])
+        somebody = pl.col("entity") != pl.col("request_id")  # what the log keeps of nobody
+        wanted = {
+            trial: (state.challenger, shadow or own & somebody),
+            champion: (state.champion, shadow or ~own & somebody),
+        }
         for arm, (version, belongs) in wanted.items():
             rows = chunk.filter((pl.col("arm") == arm) & (pl.col("version") == version) & belongs)
             first = rows.filter(pl.col("row") == 0)["seconds"].to_numpy()
@@ -463,7 +446,7 @@ def observe(log: Any, state: State) -> tuple[Arm, Arm]:
         ours = ours.join(others, on=["request_id", "row"], how="semi")
     elif len(ours):
         others = others.filter(pl.col("at") <= ours["at"].max())
-    failed = failures(state)
+    failed = failures(log, state)
     return tuple(  # type: ignore[return-value]
         Arm(
             n_requests[arm],
@@ -475,24 +458,16 @@ def observe(log: Any, state: State) -> tuple[Arm, Arm]:
     )
 
 
-def failed_table() -> Any:
-    """Return the table of failed requests in the prediction log's database."""
-    from sqlalchemy import DateTime, Integer, String, column, table
-
-    words = [column(name, String) for name in ("endpoint", "version", "arm")]
-    return table("failures", column("at", DateTime), *words, column("status", Integer))
-
-
-def failures(state: State) -> dict[tuple[str, str], int]:
+def failures(log: Any, state: State) -> dict[tuple[str, str], int]:
     """Return how many requests each (arm, version) failed since this step began."""
     from sqlalchemy import func, select
 
-    kept, engine = failed_table(), exposures(settings.read("prediction_log", Log).url)
-    asked = select(kept.c.arm, kept.c.version, func.count()).group_by(kept.c.arm, kept.c.version)
-    with engine.connect() as base:
-        found = base.execute(asked.where(kept.c.at >= state.since.replace(tzinfo=None))).all()
-    engine.dispose()
-    return {(arm, version): count for arm, version, count in found}
+    from .prediction_log import FAILURES, naive
+
+    of = FAILURES.c
+    asked = select(of.arm, of.version, func.count()).where(of.at >= naive(state.since)).group_by(of.arm, of.version)
+    with log.connection() as base:
+        return {(arm, version): count for arm, version, count in base.execute(asked)}
 
 
 def broken(rules: Stop, arm: Arm, champion: Arm) -> str:

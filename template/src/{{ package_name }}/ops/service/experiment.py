@@ -11,7 +11,6 @@ import contextlib
 import logging
 import time
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,7 @@ import prometheus_client as prometheus
 from fastapi import FastAPI, Request
 from starlette.types import Scope
 
-from .. import environments, experiment, settings
+from .. import environments, experiment
 from ..experiment import Arm, State
 from .app import BUCKETS, Endpoint, Service
 from .contract import Row
@@ -78,11 +77,10 @@ class Split:
         """Count a failure of the challenger; too many end the experiment in this process at once."""
         self.failed += 1
         self.failing.inc()
-        state, at = self.state, datetime.now(UTC).replace(tzinfo=None)
+        state = self.state
         arm = "shadow" if state.mode == "shadow" else "challenger"
-        self.failures.append(
-            {"at": at, "endpoint": f"{endpoint.prefix}/predict", "version": state.challenger, "arm": arm, "status": 500}
-        )
+        place = f"{endpoint.prefix}/predict"
+        self.failures.append({"endpoint": place, "version": state.challenger, "arm": arm, "status": 500})
         if self.failed == 1:
             LOG.warning("version %s, on trial, failed: %s: %s", state.challenger, type(error).__name__, error)
         self.check()
@@ -152,7 +150,7 @@ class Shadowed(Tried):
             split.answered += 1
             split.took_s("ours", time.perf_counter() - started)
             for tell in split.service.answered:
-                tell(Request({**scope, "arm": "shadow"}), rows, answer)
+                tell(Request({**scope, "arm": "shadow", "asked_at": started}), rows, answer)
         except Exception as error:  # noqa: BLE001
             split.fail(self.endpoint, error)
 
@@ -166,7 +164,7 @@ class Router:
         self.split: Split | None = None
         self.error: str | None = None
         self.refused = ""  # the experiment whose challenger could not be loaded
-        self.store: Any = None  # a client of the registry, the model's name in it, the prediction log's database
+        self.store: Any = None  # a client of the registry, the model's name in it, the prediction log
 
     def turn(self, request: Request, endpoint: Endpoint, servable: Servable, rows: list[Row]) -> Servable:
         split = self.split
@@ -179,10 +177,11 @@ class Router:
 
         Runs in a thread and takes as long as the registry does.
         """
+        from .. import prediction_log
+
         if self.store is None:
             chosen, client = environments.open_store(self.name)
-            url = settings.read("prediction_log", experiment.Log).url
-            self.store = client, chosen.model, experiment.exposures(url)
+            self.store = client, chosen.model, prediction_log.open_log()
         client, name, log = self.store
         found = experiment.running(client, name)
         if found is None:
@@ -202,15 +201,14 @@ class Router:
         if split.stopped:
             experiment.end(client, there, state, "aborted", split.stopped)
         if failures := split.failures[:]:
-            with log.begin() as base:
-                base.execute(experiment.failed_table().insert(), failures)
+            log.write([], failures)
             del split.failures[: len(failures)]
         most, granted = state.plan.requests, 0
         if most and split.on:
             used, split.used = split.used, 0
             left = split.left if split.state.step == state.step else 0
             wanted = int(max(most // 20, 2 * used, 1) - left)  # enough until the next look
-            granted = experiment.take(log, state.exposure, wanted) if wanted > 0 else 0
+            granted = experiment.take(log, state, wanted) if wanted > 0 else 0
         return split, state, granted
 
     async def follow(self) -> None:
