@@ -25,7 +25,9 @@ from train import make_project, run
 PORT = 8763
 ENTITIES = 1_000
 # As bench/serve.py gives the first two versions their ONNX form; what follows a gate's judgement is not measured here.
-SETUP = GATE + """
+SETUP = (
+    GATE
+    + """
 from bench_project.ops import deploy, releasing
 
 releasing.check = lambda *_: []
@@ -33,6 +35,7 @@ for version in "12":
     client.set_model_version_tag(chosen.model, version, "validation_status", "passed")
 deploy.deploy("test", "1", "to measure")
 """
+)
 BEGIN = """
 from bench_project.ops import experiment, releasing
 
@@ -55,7 +58,9 @@ def main() -> int:
         run(folder, [python, "-m", "bench_project", "train"])
         change(folder / "conf/limits.yml", r"(rate_per_s|burst): \S+", r"\1: 1000000000")
         change(folder / "conf/environments/test.yml", r"(?s)policy:.*", "policy: {}\n")
-        change(folder / "conf/experiment.yml", r"ab: \{.*?\}", "ab: {shares: [0.5], requests: 1000000000, labels: 5000}")
+        change(
+            folder / "conf/experiment.yml", r"ab: \{.*?\}", "ab: {shares: [0.5], requests: 1000000000, labels: 5000}"
+        )
         run(folder, [python, "-c", SETUP])
         serve = [python, "-m", "bench_project", "serve", "--port", str(PORT), "--model", "env:test"]
         with started(folder, serve, PORT):
@@ -76,7 +81,8 @@ def main() -> int:
                     print(f"{share:.0%} of the requests were answered by the version on trial", flush=True)
                 rates[on].append(rate)
             off, with_trial = (statistics.median(rates[on]) for on in (False, True))
-            print(f"experiment on / off: {with_trial / off:.2f} (aim 0.95); {with_trial:,.0f} against {off:,.0f} requests/s")
+            rates_told = f"{with_trial:,.0f} against {off:,.0f} requests/s"
+            print(f"experiment on / off: {with_trial / off:.2f} (aim 0.95); {rates_told}")
     return 0
 
 

@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
 from math import exp, log
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import numpy as np
 import pydantic
@@ -32,6 +32,8 @@ TAG = "experiment"  # of that version: the state of its experiment, which every 
 GROUPS = 50  # of entities, that a standard error is taken from; fewer make it noisy, more take longer
 FEWEST = 20  # groups, and rows an arm, below which nothing is said about quality
 MOST = 1_000_000  # labelled rows that are read: more would not change the answer
+
+OVER = ("aborted", "passed", "promoted")
 
 Mode = Literal["shadow", "canary", "ab", "blue-green"]
 Share = Annotated[float, pydantic.Field(gt=0, le=1)]
@@ -117,7 +119,7 @@ class Decision:
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("action", choices=["start", "status", "step", "stop"])
     parser.add_argument("version", nargs="?", help="start: number of the version; `runs` lists them")
-    parser.add_argument("--mode", choices=Mode.__args__, default="canary", help="(default: %(default)s)")  # type: ignore[attr-defined]
+    parser.add_argument("--mode", choices=get_args(Mode), default="canary", help="(default: %(default)s)")
     parser.add_argument("--env", help="environment (default: conf/experiment.yml)")
     parser.add_argument("--reason", help="start, stop: why, in a sentence; it is kept")
     parser.add_argument("--json", action="store_true", help="print JSON for machines")
@@ -166,7 +168,7 @@ def start(version: str, mode: Mode, name: str | None = None, reason: str = "none
         raise ProjectError("conf/prediction_log.yml: entity names no column of SCHEMA: callers are split by its value")
     with alone(name):
         chosen, client = environments.open_store(name)
-        if found := running(client, chosen.model):
+        if (found := running(client, chosen.model)) and found[1].result not in OVER:
             raise Refused(f"{sentence(found[1].model_dump(mode='json'))}: wait for its end, or `experiment stop`")
         champion = environments.find_copy(client, chosen.model)
         if champion is None or champion.tags["origin_version"] == version:
@@ -234,49 +236,56 @@ def step(name: str | None = None, sign_off: Callable[[str, str], None] | None = 
         there, state = found
         champion = environments.find_copy(client, chosen.model)
         in_use = champion.tags["origin_version"] if champion else "none"
-        won = state.result == "promoting"
+        if state.result in OVER:  # ended by a service, or by a step that was killed
+            return decision(end(client, there, state, state.result, state.why))
         if not state.result and in_use != state.champion:
-            state = end(client, there, state, "aborted", f"version {in_use} is in use in {name} since, not what it ran against")
-        elif not state.result:
+            why = f"version {in_use} is in use in {name} since, not what it ran against"
+            return decision(end(client, there, state, "aborted", why))
+        if not state.result:
             log = prediction_log.open_log()
             result, why = judge(state, *observe(log, state))
+            if result in OVER:
+                return decision(end(client, there, state, result, why))
+            state = state.model_copy(update={"why": why})
             if result == "next":
-                state = state.model_copy(update={"step": state.step + 1, "since": now(), "why": why})
+                state = state.model_copy(update={"step": state.step + 1, "since": now()})
                 allow(log, state)
-                write(client, there, state)
-                note("experiment goes on", state, why)
             elif result == "promoting":
-                state, won = state.model_copy(update={"result": result, "why": why}), True
+                state = state.model_copy(update={"result": result})
+            if result:
                 write(client, there, state)
-            elif result:
-                state = end(client, there, state, result, why)
-            else:
-                return Decision("going", why, state.step, state.share)
-        if won:
-            try:
-                release(name, state, sign_off)
-            except Refused as refused:
-                return Decision("going", f"it won and is not deployed yet: {refused}", state.step, state.share)
-            except ProjectError as error:
-                _, client = environments.open_store(name)
-                last = environments.history(client, chosen.model)[:1]
-                if not last or (last[0]["kind"], last[0]["before"]) != ("rollback", state.challenger):
-                    raise
-                state = end(client, there, state, "aborted", f"it won and was taken back: {error}")
-            else:
-                _, client = environments.open_store(name)
-                state = end(client, there, state, "promoted", state.why)
-        elif state.result:
-            drop(client, there)  # of what a service, or a step that was killed, has ended
-    return Decision(state.result or "going", state.why, state.step, state.share)
+                note(f"experiment {result}", state, why)
+        if state.result == "promoting":
+            state = release(name, client, there, state, sign_off)
+    return decision(state)
 
 
-def release(name: str, state: State, sign_off: Callable[[str, str], None] | None) -> None:
-    from . import deploy
+def decision(state: State) -> Decision:
+    result = state.result if state.result in OVER else None
+    return Decision(result or "going", state.why, state.step, state.share)
 
-    if sign_off:
-        sign_off(name, state.challenger)
-    deploy.deploy(name, state.challenger, f"won {state.mode} {state.id}: {state.why}")
+
+def release(name: str, client: Any, there: Any, state: State, sign_off: Callable[[str, str], None] | None) -> State:
+    """Deploy the version that won, as any other is; return the experiment, which goes on when that is refused."""
+    from . import deploy, environments, releasing
+
+    try:
+        if sign_off:
+            sign_off(name, state.challenger)
+        deploy.deploy(name, state.challenger, f"won {state.mode} {state.id}: {state.why}")
+    except Refused as refused:
+        return state.model_copy(update={"why": f"it won and is not deployed yet: {refused}"})
+    except ProjectError as error:
+        last = environments.history(environments.open_store(name)[1], there.name)[:1]
+        if not last or (last[0]["kind"], last[0]["before"]) != ("rollback", state.challenger):
+            raise
+        return end(client, there, state, "aborted", f"it won and was taken back: {error}")
+    environments.open_store(name)
+    state = end(client, there, state, "promoted", state.why)
+    if state.result == "aborted":  # by a service, while it was being deployed
+        with releasing.working(name):
+            releasing.take_back(name, client, there.name, state.by, f"automatic: {state.why}")
+    return state
 
 
 def stop(reason: str, name: str | None = None) -> State:
@@ -285,11 +294,12 @@ def stop(reason: str, name: str | None = None) -> State:
 
     name = name or read().environment
     by = environments.require(name, "rollback")
-    chosen, client = environments.open_store(name)
-    found = running(client, chosen.model)
-    if not found:
-        raise ProjectError(f"no experiment runs in {name}")
-    return end(client, *found, "aborted", f"stopped by {by}: {reason}")
+    with environments.reached():
+        chosen, client = environments.open_store(name)
+        found = running(client, chosen.model)
+        if not found:
+            raise ProjectError(f"no experiment runs in {name}")
+        return end(client, *found, "aborted", f"stopped by {by}: {reason}")
 
 
 def status(name: str | None = None) -> list[dict[str, Any]]:
@@ -332,22 +342,27 @@ def write(client: Any, there: Any, state: State) -> None:
     client.set_model_version_tag(there.name, str(there.version), TAG, state.model_dump_json())
 
 
-def end(client: Any, there: Any, state: State, result: str, why: str) -> State:
-    """End the experiment and return it; whoever ends it first settles the result."""
-    now_there = client.get_model_version(there.name, str(there.version))
-    last = State.model_validate_json(now_there.tags[TAG])
-    if last.id != state.id or last.result in ("aborted", "passed", "promoted"):
+def settle(client: Any, there: Any, state: State, result: str, why: str) -> State:
+    """Write down how the experiment ended, from when on every service answers with the champion; return it.
+
+    Whoever comes first is right.
+    """
+    tags = client.get_model_version(there.name, str(there.version)).tags
+    last = State.model_validate_json(tags[TAG])
+    if last.id != state.id or last.result in OVER:
         return last
     state = last.model_copy(update={"result": result, "why": why, "ended": now()})
-    write(client, there, state)  # a service that reads this answers with the champion alone
+    write(client, there, state)
     client.set_model_version_tag(there.name, str(there.version), f"{TAG}.{state.id}", state.model_dump_json())
-    drop(client, there)
-    note(f"experiment {result}", state, why)
     return state
 
 
-def drop(client: Any, there: Any) -> None:
-    client.delete_registered_model_alias(there.name, ALIAS)
+def end(client: Any, there: Any, state: State, result: str, why: str) -> State:
+    """End the experiment, as `settle` does, take the alias away and write it into the audit trail; return it."""
+    state = settle(client, there, state, result, why)
+    note(f"experiment {state.result}", state, state.why)
+    client.delete_registered_model_alias(there.name, ALIAS)  # last: who was killed before does all of this again
+    return state
 
 
 def note(action: str, state: State, why: str) -> None:
@@ -419,47 +434,41 @@ def observe(log: Any, state: State) -> tuple[Arm, Arm]:
     import polars as pl
 
     shadow = state.mode == "shadow"
-    parts: dict[str, list[Any]] = {"shadow" if shadow else "challenger": [], "champion": []}
-    [trial, champion], seconds, n_requests, n_labelled = parts, dict.fromkeys(parts, np.empty(0)), dict.fromkeys(parts, 0), 0
-    group = pl.col("entity").hash(seed=0) % GROUPS
+    versions = {"shadow" if shadow else "challenger": state.challenger, "champion": state.champion}
+    kept: dict[str, list[Any]] = {arm: [] for arm in versions}
+    seconds: dict[str, list[np.ndarray]] = {arm: [] for arm in versions}
+    group, n_kept = pl.col("entity").hash(seed=0) % GROUPS, 0
     for chunk in log.frames(since=state.since):
         entities = chunk["entity"].unique().drop_nulls()
-        own = pl.col("entity").is_in([one for one in entities if assigned(state.id, one, state.share)])
-        somebody = pl.col("entity") != pl.col("request_id")  # what the log keeps of nobody
-        wanted = {
-            trial: (state.challenger, shadow or own & somebody),
-            champion: (state.champion, shadow or ~own & somebody),
-        }
-        for arm, (version, belongs) in wanted.items():
+        trial = pl.col("entity").is_in([one for one in entities if assigned(state.id, one, state.share)])
+        somebody = pl.col("entity") != pl.col("request_id")  # what the log writes for nobody
+        for arm, version in versions.items():
+            belongs = shadow or ((trial if arm == "challenger" else ~trial) & somebody)
             rows = chunk.filter((pl.col("arm") == arm) & (pl.col("version") == version) & belongs)
-            first = rows.filter(pl.col("row") == 0)["seconds"].to_numpy()
-            n_requests[arm] += len(first)
-            seconds[arm] = np.concatenate([seconds[arm], first])[-100_000:]
-            kept = rows.filter(pl.col("label").is_not_null())
-            parts[arm].append(kept.select("request_id", "row", "at", "prediction", "label", group=group))
-            n_labelled += len(kept)
-        if n_labelled > MOST:
+            seconds[arm].append(rows.filter(pl.col("row") == 0)["seconds"].to_numpy())
+            rows = rows.filter(pl.col("label").is_not_null())
+            kept[arm].append(rows.select("request_id", "row", "at", "prediction", "label", group=group))
+            n_kept += len(rows)
+        if n_kept > MOST:
             break
-    ours, others = (pl.concat(parts[arm]) if parts[arm] else pl.DataFrame() for arm in (trial, champion))
-    if len(ours) and shadow:
-        others = others.join(ours, on=["request_id", "row"], how="semi")
-        ours = ours.join(others, on=["request_id", "row"], how="semi")
+    if not any(map(len, kept.values())):
+        return Arm(failures=failures(log, state, versions)[0]), Arm()
+    ours, theirs = map(pl.concat, kept.values())
+    if shadow:
+        ours, theirs = (one.join(other, on=["request_id", "row"], how="semi").sort("request_id", "row")
+                        for one, other in ((ours, theirs), (theirs, ours)))  # fmt: skip
     elif len(ours):
-        others = others.filter(pl.col("at") <= ours["at"].max())
-    failed = failures(log, state)
-    return tuple(  # type: ignore[return-value]
-        Arm(
-            n_requests[arm],
-            failed.get((arm, version), 0),
-            seconds[arm],
-            rows.select(pl.col("prediction", "label", "group").cast(pl.Float64)).to_numpy() if len(rows) else Arm().rows,
-        )
-        for arm, version, rows in ((trial, state.challenger, ours), (champion, state.champion, others))
-    )
+        theirs = theirs.filter(pl.col("at") <= ours["at"].max())
+    cells = pl.col("prediction", "label", "group").cast(pl.Float64)
+    arms = [
+        Arm(sum(map(len, took)), failed, np.concatenate(took)[-100_000:], rows.select(cells).to_numpy())
+        for took, failed, rows in zip(seconds.values(), failures(log, state, versions), (ours, theirs), strict=True)
+    ]
+    return arms[0], arms[1]
 
 
-def failures(log: Any, state: State) -> dict[tuple[str, str], int]:
-    """Return how many requests each (arm, version) failed since this step began."""
+def failures(log: Any, state: State, versions: dict[str, str]) -> list[int]:
+    """Return how many requests each of VERSIONS, {arm: version}, failed since this step began."""
     from sqlalchemy import func, select
 
     from .prediction_log import FAILURES, naive
@@ -467,7 +476,8 @@ def failures(log: Any, state: State) -> dict[tuple[str, str], int]:
     of = FAILURES.c
     asked = select(of.arm, of.version, func.count()).where(of.at >= naive(state.since)).group_by(of.arm, of.version)
     with log.connection() as base:
-        return {(arm, version): count for arm, version, count in base.execute(asked)}
+        found = {(arm, version): count for arm, version, count in base.execute(asked)}
+    return [found.get(one, 0) for one in versions.items()]
 
 
 def broken(rules: Stop, arm: Arm, champion: Arm) -> str:

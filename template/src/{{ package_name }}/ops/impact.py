@@ -132,12 +132,12 @@ def follow(edge: Edge, rows: pd.DataFrame, fed: np.ndarray) -> np.ndarray:
 
 def sentences(told: dict[str, Any]) -> list[str]:
     gained = ", ".join(f"{name} {value:+.4f}" for name, value in told["gain"].items())
-    lines = [
+    first = (
         f"version {told['after']} in place of {told['before']}, on {told['rows']:,} held-out rows: predictions move by "
         f"{told['mean_change']:.4f} on average, {told['largest_change']:.4f} at most; {told['churn']:.1%} are decided "
-        f"otherwise at {told['decided_at']:g}",
-        f"better by: {gained}",
-    ]
+        f"otherwise at {told['decided_at']:g}"
+    )
+    lines = [first, f"better by: {gained}"]
     for one in told["slices"]:
         lines.append(
             f"  {one['slice']:<24}{model.PRIMARY} {one['gain']:+.4f}, {one['churn']:.1%} decided otherwise, "

@@ -16,9 +16,9 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from . import Refused, UsageError, environments, tracking
+from . import Refused, UsageError, environments, settings, tracking
 from .handoff import read_note
-from .pipeline import say
+from .pipeline import Training, say
 
 ANSWERS = ".copier-answers.yml"
 REPORTS = Path("reports/monitoring")
@@ -70,7 +70,9 @@ def answers(folder: Path) -> dict[str, Any]:
 
 def registered(told: dict[str, Any]) -> list[str]:
     """Add to TOLD what the stores of the project in the current folder hold; return what is wrong."""
-    chosen, client = environments.open_store("dev") if told["level"] > 2 else tracking.open_store()
+    if settings.read("training", Training).lost_store:
+        return ["the store of its runs is not here"]
+    chosen, client = tracking.open_store()
     runs = tracking.search(client)
     told["trained_hours"] = sum(run.data.metrics.get("fit_seconds", 0.0) for run in runs) / 3600
     if told["level"] == 2:
@@ -81,9 +83,8 @@ def registered(told: dict[str, Any]) -> list[str]:
 
     problems = []
     for name in [one for one in environments.names() if one != "dev"]:
-        if environments.read(name).tracking_uri.startswith("sqlite:///environments") and not Path(  # type: ignore[union-attr]
-            f"environments/{name}/mlflow.db"
-        ).is_file():
+        uri = environments.read(name).tracking_uri
+        if settings.read("training", Training, {"tracking_uri": uri}).lost_store:
             continue  # nothing was ever deployed there: opening it would make it
         chosen, client = environments.open_store(name)
         if copy := environments.find_copy(client, chosen.model):

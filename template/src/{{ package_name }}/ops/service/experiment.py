@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import prometheus_client as prometheus
 from fastapi import FastAPI, Request
-from starlette.types import Scope
 
 from .. import environments, experiment
 from ..experiment import Arm, State
@@ -51,17 +50,16 @@ class Split:
 
     @property
     def on(self) -> bool:
-        over = self.stopped or self.state.result not in (None, "promoting")
-        return not over and time.monotonic() - self.heard_at < DEAF_S
+        return not self.stopped and time.monotonic() - self.heard_at < DEAF_S
 
-    def choose(self, scope: Scope, champion: Servable, endpoint: Endpoint, request: Request, rows: list[Row]) -> Servable:
+    def choose(self, champion: Servable, endpoint: Endpoint, request: Request, rows: list[Row]) -> Servable:
         """Return who answers ROWS: the challenger only when all of them are of entities that belong to it."""
         state = self.state
         if state.mode == "shadow":
             return Shadowed(self, champion, endpoint, request)
         entities = {row.get(state.entity) for row in rows}
         if len(entities) == 1 and None not in entities:
-            scope["entity"] = str(*entities)
+            request.scope["entity"] = str(*entities)
         theirs = all(one is not None and experiment.assigned(state.id, str(one), state.share) for one in entities)
         if theirs and self.left >= 1:
             self.left -= 1
@@ -168,9 +166,9 @@ class Router:
 
     def turn(self, request: Request, endpoint: Endpoint, servable: Servable, rows: list[Row]) -> Servable:
         split = self.split
-        if split is None or servable.uri != self.uri or servable.version != split.state.champion or not split.on:
+        if not (split and split.on and servable.uri == self.uri and servable.version == split.state.champion):
             return servable
-        return split.choose(request.scope, servable, endpoint, request, rows)
+        return split.choose(servable, endpoint, request, rows)
 
     def look(self) -> tuple[Split, State, int] | None:
         """Return the split to go on with, its state and how many more requests its challenger may answer.
@@ -184,7 +182,7 @@ class Router:
             self.store = client, chosen.model, prediction_log.open_log()
         client, name, log = self.store
         found = experiment.running(client, name)
-        if found is None:
+        if found is None or found[1].result in experiment.OVER:
             return None
         (there, state), split = found, self.split
         if split is None or split.state.id != state.id:
@@ -195,11 +193,11 @@ class Router:
                 warm(challenger)
             except Exception as error:  # noqa: BLE001
                 self.refused = state.id
-                experiment.end(client, there, state, "aborted", f"it cannot be loaded: {error}")
+                experiment.settle(client, there, state, "aborted", f"it cannot be loaded: {error}")
                 return None
             split = Split(state, challenger, self.service, self.metrics)
         if split.stopped:
-            experiment.end(client, there, state, "aborted", split.stopped)
+            experiment.settle(client, there, state, "aborted", split.stopped)
         if failures := split.failures[:]:
             log.write([], failures)
             del split.failures[: len(failures)]
