@@ -55,6 +55,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place) / "bench"
         python = make_project(folder, 60_000, 4)
+        run(folder, ["git", "config", "user.email", "bench@example.org"])
         run(folder, [python, "-m", "bench_project", "train"])
         change(folder / "conf/limits.yml", r"(rate_per_s|burst): \S+", r"\1: 1000000000")
         change(folder / "conf/environments/test.yml", r"(?s)policy:.*", "policy: {}\n")
@@ -68,8 +69,9 @@ def main() -> int:
             bodies = [json.dumps({**row, "tail_number": f"N{number}"}) for number in range(ENTITIES)]
             rates: dict[bool, list[float]] = {False: [], True: []}
             for on in [False, True] * options.rounds:
-                run(folder, [python, "-c", BEGIN if on else STOP] if on or rates[True] else [python, "-c", ""])
-                while told()["experiment"]["running"] != on:
+                if on or rates[True]:
+                    run(folder, [python, "-c", BEGIN if on else STOP])
+                while told().get("experiment", {}).get("running") != on:
                     time.sleep(0.1)
                 load(folder, bodies, 2)  # until the share of requests that a process holds is what it needs
                 before = told()["experiment"].get("answered", 0)

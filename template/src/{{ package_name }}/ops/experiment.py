@@ -24,7 +24,7 @@ from typing import Annotated, Any, Literal, get_args
 import numpy as np
 import pydantic
 
-from .. import model
+from .. import data, model
 from . import ProjectError, Refused, UsageError, settings
 
 ALIAS = "challenger"  # in an environment's registry: the version on trial
@@ -168,8 +168,10 @@ def start(version: str, mode: Mode, name: str | None = None, reason: str = "none
         raise ProjectError("conf/prediction_log.yml: entity names no column of SCHEMA: callers are split by its value")
     with alone(name):
         chosen, client = environments.open_store(name)
-        if (found := running(client, chosen.model)) and found[1].result not in OVER:
-            raise Refused(f"{sentence(found[1].model_dump(mode='json'))}: wait for its end, or `experiment stop`")
+        if found := running(client, chosen.model):
+            if found[1].result not in OVER:
+                raise Refused(f"{sentence(found[1].model_dump(mode='json'))}: wait for its end, or `experiment stop`")
+            end(client, *found, found[1].result, found[1].why)  # a service stopped it, and nobody looked since
         champion = environments.find_copy(client, chosen.model)
         if champion is None or champion.tags["origin_version"] == version:
             there = "nothing" if champion is None else f"version {version} itself"
@@ -246,15 +248,14 @@ def step(name: str | None = None, sign_off: Callable[[str, str], None] | None = 
             result, why = judge(state, *observe(log, state))
             if result in OVER:
                 return decision(end(client, there, state, result, why))
-            state = state.model_copy(update={"why": why})
+            if not result:
+                return decision(state.model_copy(update={"why": why}))
+            further: dict[str, Any] = {"result": result}
             if result == "next":
-                state = state.model_copy(update={"step": state.step + 1, "since": now()})
-                allow(log, state)
-            elif result == "promoting":
-                state = state.model_copy(update={"result": result})
-            if result:
-                write(client, there, state)
-                note(f"experiment {result}", state, why)
+                further = {"step": state.step + 1, "since": now()}
+                allow(log, state.model_copy(update=further))
+            state = amend(client, there, state, why=why, **further)
+            note(f"experiment {result}", state, why)
         if state.result == "promoting":
             state = release(name, client, there, state, sign_off)
     return decision(state)
@@ -274,7 +275,9 @@ def release(name: str, client: Any, there: Any, state: State, sign_off: Callable
             sign_off(name, state.challenger)
         deploy.deploy(name, state.challenger, f"won {state.mode} {state.id}: {state.why}")
     except Refused as refused:
-        return state.model_copy(update={"why": f"it won and is not deployed yet: {refused}"})
+        why = f"it won and is not deployed yet: {refused}"
+        late = now() > state.started + timedelta(days=state.max_days)
+        return end(client, there, state, "aborted", why) if late else state.model_copy(update={"why": why})
     except ProjectError as error:
         last = environments.history(environments.open_store(name)[1], there.name)[:1]
         if not last or (last[0]["kind"], last[0]["before"]) != ("rollback", state.challenger):
@@ -342,17 +345,19 @@ def write(client: Any, there: Any, state: State) -> None:
     client.set_model_version_tag(there.name, str(there.version), TAG, state.model_dump_json())
 
 
-def settle(client: Any, there: Any, state: State, result: str, why: str) -> State:
-    """Write down how the experiment ended, from when on every service answers with the champion; return it.
-
-    Whoever comes first is right.
-    """
-    tags = client.get_model_version(there.name, str(there.version)).tags
-    last = State.model_validate_json(tags[TAG])
+def amend(client: Any, there: Any, state: State, **changes: Any) -> State:
+    """Write CHANGES into the experiment unless it is over, whoever ended it meanwhile; return it as it then is."""
+    last = State.model_validate_json(client.get_model_version(there.name, str(there.version)).tags[TAG])
     if last.id != state.id or last.result in OVER:
         return last
-    state = last.model_copy(update={"result": result, "why": why, "ended": now()})
+    state = last.model_copy(update=changes)
     write(client, there, state)
+    return state
+
+
+def settle(client: Any, there: Any, state: State, result: str, why: str) -> State:
+    """Write down how the experiment ended, from when on every service answers with the champion; return it."""
+    state = amend(client, there, state, result=result, why=why, ended=now())
     client.set_model_version_tag(there.name, str(there.version), f"{TAG}.{state.id}", state.model_dump_json())
     return state
 
@@ -440,7 +445,7 @@ def observe(log: Any, state: State) -> tuple[Arm, Arm]:
     group, n_kept = pl.col("entity").hash(seed=0) % GROUPS, 0
     for chunk in log.frames(since=state.since):
         entities = chunk["entity"].unique().drop_nulls()
-        trial = pl.col("entity").is_in([one for one in entities if assigned(state.id, one, state.share)])
+        trial = pl.col("entity").is_in([one for one in entities if assigned(state.id, one, state.share)] or [""])
         somebody = pl.col("entity") != pl.col("request_id")  # what the log writes for nobody
         for arm, version in versions.items():
             belongs = shadow or ((trial if arm == "challenger" else ~trial) & somebody)
@@ -455,8 +460,8 @@ def observe(log: Any, state: State) -> tuple[Arm, Arm]:
         return Arm(failures=failures(log, state, versions)[0]), Arm()
     ours, theirs = map(pl.concat, kept.values())
     if shadow:
-        ours, theirs = (one.join(other, on=["request_id", "row"], how="semi").sort("request_id", "row")
-                        for one, other in ((ours, theirs), (theirs, ours)))  # fmt: skip
+        theirs = theirs.join(ours, on=["request_id", "row"], how="semi")
+        ours = ours.join(theirs, on=["request_id", "row"], how="semi")
     elif len(ours):
         theirs = theirs.filter(pl.col("at") <= ours["at"].max())
     cells = pl.col("prediction", "label", "group").cast(pl.Float64)
@@ -550,7 +555,8 @@ def compare(metric: str, ours: np.ndarray, theirs: np.ndarray) -> tuple[float, f
 def measure(metric: str, rows: np.ndarray) -> float:
     import pandas as pd
 
-    return model.metrics(pd.Series(rows[:, 1]), rows[:, 0])[metric]
+    truth = pd.Series(rows[:, 1]).astype(bool if data.PROBLEM == "classification" else float)
+    return model.metrics(truth, rows[:, 0])[metric]
 
 
 def likelihood_ratio(gain: float, error: float, scale: float) -> float:
