@@ -29,7 +29,9 @@ Line = dict[str, Any]
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("what", choices=["show", "verify"])
     parser.add_argument("--action", help="with show: only this, such as deploy, gate, retrain")
-    parser.add_argument("--since", type=datetime.fromisoformat, metavar="TIME", help="with show: only from then on, UTC")
+    parser.add_argument(
+        "--since", type=datetime.fromisoformat, metavar="TIME", help="with show: only from then on, UTC"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON for machines")
 
 
@@ -96,7 +98,9 @@ def tail(file: Path) -> tuple[Line, int]:
     try:
         return (json.loads(whole.splitlines()[-1]) if whole else {"n": 0, "hash": FIRST}), start + len(whole)
     except ValueError:
-        raise ProjectError(f"the last line of {file} is damaged: `audit verify` says which; nothing was recorded") from None
+        raise ProjectError(
+            f"the last line of {file} is damaged: `audit verify` says which; nothing was recorded"
+        ) from None
 
 
 def who() -> str:
@@ -132,7 +136,9 @@ def verify() -> dict[str, Any]:
         if not same:
             wrong.append(f"line {place} was changed")
         elif number != place or line["before"] != before["hash"]:
-            wrong.append(f"line {place} does not follow line {place - 1}: it was number {number}; lines were removed or moved")
+            wrong.append(
+                f"line {place} does not follow line {place - 1}: it was number {number}; lines were removed or moved"
+            )
         before = line
         hashes[number] = line["hash"]
     known, kept = anchored()

@@ -21,7 +21,7 @@ import pandas as pd
 
 from .. import data
 from . import ProjectError, Refused, UsageError, audit, environments, pipeline, settings, store, tracking, triggers
-from .triggers import RETRAININGS, Policy, Situation, Trigger
+from .triggers import Policy, Situation, Trigger
 
 DATASET = "retraining"  # the data set that `make` makes
 ASIDE = "stable"  # folder in it: rows that no retraining learns from
@@ -32,8 +32,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--if-triggered", action="store_true", help="only when conf/retraining.yml says so")
     parser.add_argument("--reason", help="train anew now, and why; it is kept")
     parser.add_argument("--drop", action="store_true", help="with --reason: give up the one that is not finished")
-    parser.add_argument("--history", action="store_true", help="print what was retrained when, why, and what came of it")
-    parser.add_argument("--alert", action="append", default=[], metavar="NAME", help="it fired in Prometheus: a trigger")
+    parser.add_argument(
+        "--history", action="store_true", help="print what was retrained when, why, and what came of it"
+    )
+    parser.add_argument(
+        "--alert", action="append", default=[], metavar="NAME", help="it fired in Prometheus: a trigger"
+    )
     parser.add_argument("--as-of", type=triggers.moment, metavar="TIME", help="what counts as now; for a replay")
     parser.add_argument("--json", action="store_true", help="print JSON for machines")
 
@@ -41,7 +45,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     if options.history:
         told = triggers.past(triggers.database())
-        return print(json.dumps(told) if options.json else "\n".join(map(sentence, told)) or "nothing was retrained yet")
+        return print(
+            json.dumps(told) if options.json else "\n".join(map(sentence, told)) or "nothing was retrained yet"
+        )
     if options.if_triggered == bool(options.reason and options.reason.strip()):
         raise UsageError("say either --if-triggered or --reason WHY: somebody will ask why")
     policy = triggers.read()
@@ -146,16 +152,14 @@ def look(engine: Any, policy: Policy, options: argparse.Namespace) -> Situation:
     since = triggers.moment(learned[-1]) if learned else trained
     count, newest = triggers.labels(engine, since, data.TIME)
     gathered = sum(
-        one["rows"]
-        for one in store.read_manifest(store.read()).values()
-        if triggers.moment(one["gathered"]) > since
+        one["rows"] for one in store.read_manifest(store.read()).values() if triggers.moment(one["gathered"]) > since
     )
-    alerts = [Trigger(f"alert: {name}", "it fires in Prometheus", policy.owner, policy.runbook) for name in options.alert]
+    alerts = [
+        Trigger(f"alert: {name}", "it fires in Prometheus", policy.owner, policy.runbook) for name in options.alert
+    ]
     now = options.as_of or datetime.now(UTC).replace(tzinfo=None)
     reports, newest = triggers.read_reports(), newest or learned_until
-    return Situation(
-        now, version, trained, learned_until, newest, count + gathered, reports, past, on_trial, alerts
-    )
+    return Situation(now, version, trained, learned_until, newest, count + gathered, reports, past, on_trial, alerts)
 
 
 def carry_on(engine: Any, policy: Policy, attempt: Attempt, now: Situation) -> tuple[dict[str, Any], str]:
@@ -218,7 +222,9 @@ def judge(version: str, policy: Policy) -> None:
     tags = tracking.find_version(client, chosen.model, version).tags
     passed = {name for name, kind in json.loads(tags["gates"]).items() if kind in environments.JUDGED}
     if missed := [name for name in dict.fromkeys([*limits.gates, *gates.found(), ASIDE]) if name not in passed]:
-        raise Refused(f"version {version} is refused by {', '.join(missed)}; models/gates/{version}/gates.html says why")
+        raise Refused(
+            f"version {version} is refused by {', '.join(missed)}; models/gates/{version}/gates.html says why"
+        )
     if tags["validation_status"] not in environments.JUDGED:
         raise Refused(f"the gates of version {version} say {tags['validation_status']}")
 
@@ -231,6 +237,8 @@ def signed_off(policy: Policy, version: str, attempt: Attempt) -> bool:
     chosen, client = environments.open_store("dev")
     made = tracking.find_version(client, chosen.model, version)
     if approve.objection(env, made.tags, client.get_run(made.run_id)) is None:
+        return True
+    if policy.sign_off == "none" and not environments.read(env).approval:
         return True
     risks = found_risks(policy, version) if policy.sign_off == "on_risk" else []
     if policy.sign_off == "required" or risks:
@@ -283,9 +291,7 @@ def release(policy: Policy, version: str, attempt: Attempt, now: Situation) -> t
     return "on trial", f"{attempt['result']}; {policy.release} begun in {policy.environment}"
 
 
-def finish(
-    engine: Any, policy: Policy, attempt: Attempt, outcome: str, why: str
-) -> tuple[dict[str, Any], str]:
+def finish(engine: Any, policy: Policy, attempt: Attempt, outcome: str, why: str) -> tuple[dict[str, Any], str]:
     """Record the end of a retraining; tell people when it came to nothing. Return it, for machines and as a line."""
     triggers.note(engine, attempt, outcome=outcome, result=why)
     audit.record("retrained", f"retraining {attempt['id']}", why, outcome=outcome, version=attempt["version"] or "none")

@@ -139,7 +139,12 @@ def judge(policy: Policy, now: Situation) -> Verdict:
     last = moment(now.past[-1]["began"]) if now.past else now.trained
     amounts = [
         ("new_data", now.new_rows, policy.new_data and policy.new_data.rows, "labelled rows since the last retraining"),
-        ("age", days(now.newest_row - now.learned_until), policy.age and policy.age.days, "days of rows not learned from"),
+        (
+            "age",
+            days(now.newest_row - now.learned_until),
+            policy.age and policy.age.days,
+            "days of rows not learned from",
+        ),
         ("schedule", days(now.now - last), policy.schedule and policy.schedule.days, "days since the last training"),
     ]
     for name, found, limit, what in amounts:
@@ -173,7 +178,9 @@ def objections(policy: Policy, now: Situation) -> list[str]:
     if now.on_trial:
         against.append(f"version {now.on_trial} is on trial: first its experiment ends")
     if now.new_rows < policy.least_rows:
-        against.append(f"{now.new_rows:,} labelled rows since the last retraining, {policy.least_rows:,} or more teach something")
+        against.append(
+            f"{now.new_rows:,} labelled rows since the last retraining, {policy.least_rows:,} or more teach something"
+        )
     began = [moment(one["began"]) for one in now.past]
     if began and now.now - began[-1] < timedelta(hours=policy.cooldown_h):
         against.append(f"the last one began {now.now - began[-1]} ago, the next may after {policy.cooldown_h:g} h")

@@ -31,7 +31,13 @@ def check(candidate: Candidate, limits: Release) -> list[Finding]:
     for name, worse in triggers.read().stable.worse.items():
         value, told = gain(name, ours, theirs), f"{ours[name]:.4f} against {theirs[name]:.4f}"
         findings.append(
-            Finding("stable", f"{name} over champion {version}", value >= -worse, f"{value:+.4f} ({told})", f"{-worse:+g} or more")
+            Finding(
+                "stable",
+                f"{name} over champion {version}",
+                value >= -worse,
+                f"{value:+.4f} ({told})",
+                f"{-worse:+g} or more",
+            )
         )
     return findings
 
