@@ -25,6 +25,7 @@ from .triggers import Policy, Situation, Trigger
 
 DATASET = "retraining"  # the data set that `make` makes
 ASIDE = "stable"  # folder in it: rows that no retraining learns from
+WAITS = "waits for sign-off: "  # how the result of one begins that a person must approve
 Attempt = dict[str, Any]
 
 
@@ -172,7 +173,7 @@ def carry_on(engine: Any, policy: Policy, attempt: Attempt, now: Situation) -> t
         if not signed_off(policy, version, attempt):
             why = f"version {version} passed its gates and waits: `approve {version} --reason WHY`, then this goes on"
             if not waits(attempt):
-                triggers.note(engine, attempt, result=f"waits for sign-off: {attempt['result']}")
+                triggers.note(engine, attempt, result=f"{WAITS}{attempt['result']}")
                 triggers.ask_people(policy, f"Version {version} waits for sign-off", [attempt["result"]])
             return {"outcome": "waiting", "id": attempt["id"], "version": version}, why
         outcome, why = release(policy, version, attempt, now)
@@ -281,14 +282,15 @@ def release(policy: Policy, version: str, attempt: Attempt, now: Situation) -> t
         env = environments.read(env.after)
     for name in earlier:
         deploy.deploy(name, version, reason)
+    told = (attempt["result"] or "").removeprefix(WAITS)
     if policy.release == "direct":
         deploy.deploy(policy.environment, version, reason)
-        return "promoted", f"{attempt['result']}; in use in {policy.environment}"
+        return "promoted", f"{told}; in use in {policy.environment}"
     if now.on_trial != version:
         from . import experiment
 
         experiment.start(version, policy.release, policy.environment, reason)
-    return "on trial", f"{attempt['result']}; {policy.release} begun in {policy.environment}"
+    return "on trial", f"{told}; {policy.release} begun in {policy.environment}"
 
 
 def finish(engine: Any, policy: Policy, attempt: Attempt, outcome: str, why: str) -> tuple[dict[str, Any], str]:
@@ -303,7 +305,7 @@ def finish(engine: Any, policy: Policy, attempt: Attempt, outcome: str, why: str
 
 
 def waits(attempt: Attempt) -> bool:
-    return (attempt["result"] or "").startswith("waits for sign-off")
+    return (attempt["result"] or "").startswith(WAITS)
 
 
 def sentence(attempt: Attempt) -> str:
@@ -366,8 +368,10 @@ def labelled(until: datetime) -> pd.DataFrame:
     if found.is_empty():
         return pd.DataFrame(columns=[*data.SCHEMA])
     found = found.unique("key", keep="last", maintain_order=True)
-    columns = {name: rule for name, rule in data.SCHEMA.items() if name in found.columns and name != data.TARGET}
-    table = found.select([*columns]).to_pandas()
+    known = [name for name in data.SCHEMA if name != data.TARGET]
+    places = {name: f"input_{name}" if f"input_{name}" in found.columns else name for name in known}
+    columns = {name: place for name, place in places.items() if place in found.columns}
+    table = found.select(**{name: pl.col(place) for name, place in columns.items()}).to_pandas()
     table[data.KEY] = found["key"].to_list()
     if data.TIME not in columns:
         table[data.TIME] = found["at"].dt.replace_time_zone(None).to_list()

@@ -9,7 +9,6 @@ from typing import Any, Literal
 
 import pydantic
 import sqlalchemy as sql
-import yaml
 
 from . import ProjectError, settings
 from .pipeline import say
@@ -214,20 +213,18 @@ def read_reports() -> list[dict[str, Any]]:
 
 def database() -> sql.Engine:
     """Return the database of the prediction log, with the table of retrainings in it."""
-    file = settings.CONF / "prediction_log.yml"
-    if not file.is_file():
-        raise ProjectError(f"no {file} here: run this in the project's own folder")
-    engine = sql.create_engine(settings.expand(yaml.safe_load(file.read_text(encoding="utf-8"))["url"]))
-    TABLES.create_all(engine)
-    return engine
+    from .prediction_log import open_log
+
+    log = open_log()
+    with log.connection():  # makes what is missing, and says when it is away
+        TABLES.create_all(log.engine)
+    return log.engine
 
 
 def labels(engine: sql.Engine, since: datetime, time: str) -> tuple[int, datetime | None]:
     """Return how many labels arrived after SINCE, and the newest time, by column TIME, of a row that has one."""
     from .prediction_log import LABELS, PREDICTIONS
 
-    if not sql.inspect(engine).has_table(LABELS.name):
-        return 0, None
     arrived = sql.select(sql.func.count()).select_from(LABELS).where(LABELS.c.received > since)
     asked, at = PREDICTIONS.c.inputs, PREDICTIONS.c.at
     latest = sql.select(asked, at).join(LABELS, LABELS.c.key == PREDICTIONS.c.key).order_by(at.desc()).limit(1000)
