@@ -124,7 +124,8 @@ def digest(line: Line) -> str:
 
 def verify() -> dict[str, Any]:
     """Return how many lines there are and how many the store has not heard of; raises Refused that names what is wrong."""
-    before, wrong = {"n": 0, "hash": FIRST}, []
+    before: Line = {"n": 0, "hash": FIRST}
+    wrong: list[str] = []
     hashes = {0: FIRST}
     for place, text in enumerate(texts(), 1):
         try:

@@ -45,7 +45,8 @@ class Starter:
     """Starts retrainings, one after the other; what fires meanwhile, Alertmanager sends again."""
 
     def __init__(self) -> None:
-        self.lock, self.child = threading.Lock(), None
+        self.lock = threading.Lock()
+        self.child: subprocess.Popen[bytes] | None = None
 
     def start(self, alerts: list[str]) -> bool:
         """Start a retraining if the policy says so, unless one is being decided or done; return whether it was started."""
@@ -53,7 +54,7 @@ class Starter:
             if self.child and self.child.poll() is None:
                 return False
             words = ["notify", "retrain", "--if-triggered", *(f"--alert={name}" for name in alerts)]
-            self.child: subprocess.Popen[bytes] | None = subprocess.Popen([sys.executable, "-m", PACKAGE, *words])
+            self.child = subprocess.Popen([sys.executable, "-m", PACKAGE, *words])
             say(f"alert {', '.join(alerts) or 'without a trigger'}: {' '.join(words[1:])}")
             return True
 

@@ -93,8 +93,10 @@ def decide(policy: Policy, options: argparse.Namespace) -> tuple[dict[str, Any],
         for warning in verdict.warned:
             pipeline.say(f"warning: {warning.name}: {warning.why}; owner {warning.owner}, {warning.runbook}")
         if not verdict.fired:
-            told = {"outcome": "nothing", "warned": [one.name for one in verdict.warned]}
-            return told, f"no trigger fired, {len(verdict.warned)} warnings: version {now.version} stays as it is"
+            return {
+                "outcome": "nothing",
+                "warned": [one.name for one in verdict.warned],
+            }, f"no trigger fired, {len(verdict.warned)} warnings: version {now.version} stays as it is"
         if verdict.blocked:
             return decline(engine, policy, now, verdict)
         causes = verdict.fired
@@ -110,8 +112,8 @@ def decide(policy: Policy, options: argparse.Namespace) -> tuple[dict[str, Any],
         why="; ".join(f"{one.name}: {one.why}" for one in causes),
         before=now.version,
     )
-    told = [vars(one) for one in causes]
-    audit.record("retrain", f"retraining {attempt['id']} of version {now.version}", attempt["why"], triggers=told)
+    subject = f"retraining {attempt['id']} of version {now.version}"
+    audit.record("retrain", subject, attempt["why"], triggers=[vars(one) for one in causes])
     return carry_on(engine, policy, attempt, now)
 
 
@@ -276,7 +278,7 @@ def release(policy: Policy, version: str, attempt: Attempt, now: Situation) -> t
     if now.version == version:
         return "promoted", "it is in use"
     reason = f"retraining {attempt['id']}: {attempt['why']}"[:400]
-    earlier, env = [], environments.read(policy.environment)
+    earlier, env = list[str](), environments.read(policy.environment)
     while env.after:
         earlier.insert(0, env.after)
         env = environments.read(env.after)
@@ -337,7 +339,7 @@ def make(conf: store.Store) -> None:
     )
     from . import datasets
 
-    folder, written = conf.home / DATASET, set()
+    folder, written = conf.home / DATASET, set[Path]()
     for place, part in ((datasets.ROWS, rows[~aside]), (ASIDE, rows[aside])):
         (folder / place).mkdir(parents=True, exist_ok=True)
         for month, some in part.groupby(part[data.TIME].dt.strftime("%Y-%m")):

@@ -131,20 +131,21 @@ def read() -> Policy:
 
 def judge(policy: Policy, now: Situation) -> Verdict:
     """Return what fired, what is only a warning, and what speaks against training now."""
-    fired, warned = list(now.alerts), []
+    fired, warned = list(now.alerts), list[Trigger]()
     for kind, rule in policy.signals.items():
         for signal in confirmed(now, kind, rule):
             (fired if rule.then == "retrain" else warned).append(signal)
     last = moment(now.past[-1]["began"]) if now.past else now.trained
-    amounts = [
-        ("new_data", now.new_rows, policy.new_data and policy.new_data.rows, "labelled rows since the last retraining"),
+    unlearned, rested = days(now.newest_row - now.learned_until), days(now.now - last)
+    amounts: list[tuple[str, float, float | None, str]] = [
         (
-            "age",
-            days(now.newest_row - now.learned_until),
-            policy.age and policy.age.days,
-            "days of rows not learned from",
+            "new_data",
+            now.new_rows,
+            policy.new_data.rows if policy.new_data else None,
+            "labelled rows since the last retraining",
         ),
-        ("schedule", days(now.now - last), policy.schedule and policy.schedule.days, "days since the last training"),
+        ("age", unlearned, policy.age.days if policy.age else None, "days of rows not learned from"),
+        ("schedule", rested, policy.schedule.days if policy.schedule else None, "days since the last training"),
     ]
     for name, found, limit, what in amounts:
         if limit is not None and found >= limit:
