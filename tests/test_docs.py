@@ -245,7 +245,7 @@ def bash(script: str, folder: Path) -> subprocess.CompletedProcess[str]:
     """Run a page's script in FOLDER until something fails, with a free port in place of 8000."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         free_port = server.getsockname()[1]
-    text = "trap 'kill $(jobs -p) 2>/dev/null' EXIT\n" + script.replace("8000", str(free_port))
+    text = "trap 'kill $(jobs -p) 2>/dev/null || true' EXIT\n" + script.replace("8000", str(free_port))
     words = ["bash", "-euo", "pipefail", "-c", text]
     return subprocess.run(words, cwd=folder, capture_output=True, text=True, timeout=1800, check=False)
 
