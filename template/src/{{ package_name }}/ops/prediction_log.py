@@ -207,7 +207,7 @@ class PredictionLog:
             # a fresh connection each time: an open one would go on writing to a database file that is no longer there
             pool: dict[str, Any] = {"poolclass": sql.NullPool} if kind == "sqlite" else {"pool_pre_ping": True}
             self.engine = sql.create_engine(address, **pool)
-        except (sql.exc.ArgumentError, ImportError) as error:
+        except (sql.exc.SQLAlchemyError, ImportError) as error:
             raise ProjectError(
                 f"conf/prediction_log.yml: url {conf.url}: {settings.hide(str(error), conf.url)}"
             ) from None
