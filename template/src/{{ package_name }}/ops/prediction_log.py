@@ -444,4 +444,6 @@ def now() -> datetime:
 
 def naive(moment: datetime) -> datetime:
     """Return MOMENT in UTC without a zone; one without a zone is in UTC."""
-    return moment.astimezone(UTC).replace(tzinfo=None) if moment.tzinfo else moment
+    with contextlib.suppress(OverflowError):  # in the first hours of year 1, or the last of 9999
+        return moment.astimezone(UTC).replace(tzinfo=None) if moment.tzinfo else moment
+    return moment.replace(tzinfo=None)
