@@ -275,7 +275,8 @@ class PredictionLog:
         with self.connection(write=True) as connection:
             new = 0
             if full:
-                new = connection.execute(self.insert(PREDICTIONS).on_conflict_do_nothing(), full).rowcount
+                once = self.insert(PREDICTIONS).on_conflict_do_nothing().returning(PREDICTIONS.c.number)
+                new = len(connection.execute(once, full).all())  # PostgreSQL's driver does not count them
             if failed:
                 connection.execute(FAILURES.insert(), failed)
             if writer:
