@@ -50,6 +50,14 @@ def test_every_manifest_of_an_overlay_is_valid(environment: str, rendered: Rende
     assert done.stderr.count(" passed for ") + done.stdout.count(" passed for ") == len(documents)
 
 
+def test_the_retraining_is_a_valid_job_that_runs_alone(rendered: Render, tmp_path: Path) -> None:
+    made = build(rendered(4), "../retraining")
+    done = validate(made, tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    jobs = [one for one in yaml.safe_load_all(made) if one["kind"] == "CronJob"]
+    assert [(one["spec"]["concurrencyPolicy"], one["metadata"]["namespace"]) for one in jobs] == [("Forbid", "prod")]
+
+
 @pytest.mark.parametrize(
     ("right", "wrong"),
     [

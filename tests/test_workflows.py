@@ -79,13 +79,14 @@ def commands(fail: str = "nothing fails") -> dict[str, str]:
     """Return a stand-in for uv: it writes down what it is asked to do and fails when that holds FAIL.
 
     So a chain of hours is run in seconds, link by link; that the commands are there and take these options is tested in the
-    generated project, and the whole chain once with the real ones below.
+    generated project, and the whole chain once with the real ones in test_delivery.py.
     """
     return {
         "uv": f"""#!/bin/sh
 echo "$@" >> "$STORE/asked.txt"
 case "$*" in
-    *"{fail}"*) echo "refused: {fail}"; exit 3 ;;
+    *"{fail}"*) echo "refused: {fail}"; sleep 1; exit 3 ;; # act loses what is printed at the very end
+    *" loop") mkdir -p reports models/gates audit ;;
     *" build") mkdir -p dist && touch dist/package.whl ;;
     *--output*) for last; do :; done; echo version=7 >> "$last" ;;
 esac
@@ -109,6 +110,10 @@ def commit_is_in_production(folder: Path, store: Path) -> None:
         "run -- deploy-pipeline --env prod --to /pipelines",
     ]
     assert (store / "pipeline/package.whl").is_file()
+
+
+def loop_has_turned(folder: Path, store: Path) -> None:
+    assert reads(store / "asked.txt").splitlines()[-1] == "run nox -s loop"
 
 
 class Case(NamedTuple):
@@ -158,6 +163,18 @@ CASES = [
     Case("release", "push", {"build", "publish"}, payload=TAG, look=release_is_made),
     Case("release", "push", set(), frozenset({"build"}), "the tag is v9.9.9", payload={"ref": "refs/tags/v9.9.9"}),
     Case("release", "push", set(), frozenset({"build"}), "test_broken", break_a_test, TAG),
+    *(
+        Case("retrain", event, {"retrain"}, payload=payload, look=loop_has_turned, programs=commands(), var=DELIVERY)
+        for event, payload in (
+            ("schedule", None),
+            ("repository_dispatch", {"action": "retrain"}),
+            ("workflow_dispatch", {"inputs": {"reason": "to try"}}),
+        )
+    ),
+    Case("retrain", "schedule", set()),  # no store: nothing is in use
+    Case(
+        "retrain", "schedule", set(), frozenset({"retrain"}), "refused: loop", programs=commands("loop"), var=DELIVERY
+    ),
     Case("train", "schedule", {"train"}, look=model_is_offered),
     Case("train", "workflow_dispatch", {"train"}),
     Case("train", "schedule", set(), frozenset({"train"}), "distance", spoil_the_source),
@@ -279,6 +296,12 @@ def test_branches_and_tags_that_start_a_workflow() -> None:
     assert on["ingest"] == {"schedule": [{"cron": "17 5 2 * *"}], "workflow_dispatch": None}
     assert on["train"] == {"schedule": [{"cron": "17 4 * * 1"}], "workflow_dispatch": None}
     assert on["train-sample"] == {"pull_request": None}
+    reason = {"description": "Why now; empty leaves it to the policy", "required": False, "default": ""}
+    assert on["retrain"] == {
+        "schedule": [{"cron": "41 5 * * *"}],
+        "repository_dispatch": {"types": ["retrain"]},
+        "workflow_dispatch": {"inputs": {"reason": reason}},
+    }
     assert on["release"] == {"push": {"tags": ["v*"]}}
 
 

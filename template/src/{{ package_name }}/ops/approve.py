@@ -38,6 +38,7 @@ def approve(name: str, version: str, reason: str, by: str) -> dict[str, str]:
     tags = {f"approved_{key}": value for key, value in signed.items()}
     if why := objection(name, tags, client.get_run(made.run_id)):
         raise Refused(why)
+    tracking.happened("approve", environment=name, model=made.name, version=version, by=by, reason=reason)
     for key, value in tags.items():
         client.set_model_version_tag(made.name, str(made.version), key, value)
     return {"model": made.name, "version": str(made.version), **tags}

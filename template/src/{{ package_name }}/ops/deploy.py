@@ -118,7 +118,7 @@ def held_out(client: Any, trained: Any) -> pd.DataFrame:
     split = json.loads(tracking.read_artifact(client, trained, "split.json"))
     with tempfile.TemporaryDirectory() as folder:
         datasets.restore(trained.data.tags["data"].partition("@")[2], Path(folder))
-        rows = data.read(Path(folder)).sort_values(data.TIME, kind="stable", ignore_index=True)
+        rows = datasets.read(Path(folder)).sort_values(data.TIME, kind="stable", ignore_index=True)
     return stages.cut(stages.sample(rows, split["sample"]), split["cuts"])["test"]
 
 

@@ -118,6 +118,9 @@ def tell(client: Any, made: Any, result: dict[str, Any], folder: Path) -> None:
         "validation_status": result["status"],
     }
     for key, value in tags.items():
+        if key == "validation_status":
+            given = {key: result[key] for key in ("model", "version", "by", "status", "overrides", "fast_path")}
+            tracking.happened("gate", client=client, reason=sentence(result), **given)
         client.set_model_version_tag(made.name, made.version, key, value)
 
 

@@ -17,7 +17,7 @@ from .. import data, features, model
 from . import datasets, pipeline
 from .handoff import as_rows, read_note
 from .pipeline import EVALUATION, FITTED, SETTINGS, SPLIT, Training, git, read_json
-from .tracking import connect, experiment
+from .tracking import aliases, connect, experiment, happened
 
 TYPES = {"text": "string", "category": "string", "number": "double", "time": "datetime", "boolean": "boolean"}
 
@@ -122,8 +122,12 @@ def register(client: Any, name: str, run: Any) -> str:
                 name, f"models:/{logged.model_id}", run.info.run_id, tags, model_id=logged.model_id
             )
         ]
-    client.set_registered_model_alias(name, "challenger", made[0].version)
-    return str(made[0].version)
+    version, tags = str(made[0].version), run.data.tags
+    if aliases(client, name).get("challenger") != version:
+        reason = f"trained for {tags['purpose']}"
+        happened("register", client=client, model=name, version=version, by=tags["by"], reason=reason)
+        client.set_registered_model_alias(name, "challenger", version)
+    return version
 
 
 def measure_champion(chosen: Training, rows: pd.DataFrame) -> dict[str, Any] | None:

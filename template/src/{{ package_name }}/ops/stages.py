@@ -136,7 +136,9 @@ def read_rows() -> pd.DataFrame:
 
 @functools.lru_cache(maxsize=1)
 def _read(folder: Path, _: tuple) -> pd.DataFrame:
-    rows = data.read(folder)
+    from . import datasets
+
+    rows = datasets.read(folder)
     return rows.sort_values(data.TIME, kind="stable", ignore_index=True)
 
 

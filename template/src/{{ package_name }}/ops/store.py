@@ -109,11 +109,11 @@ def settle(part: Path, file: Path) -> None:
 
 
 @contextlib.contextmanager
-def locked(file: Path) -> Iterator[None]:
-    """Hold FILE's lock; raises ProjectError when another process holds it. A killed process holds nothing."""
+def locked(file: Path, wait_s: float = 0) -> Iterator[None]:
+    """Hold FILE's lock; raises ProjectError when another process holds it for longer. A killed process holds nothing."""
     file.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with contextlib.closing(sqlite3.connect(file, timeout=0, isolation_level=None)) as lock:
+        with contextlib.closing(sqlite3.connect(file, timeout=wait_s, isolation_level=None)) as lock:
             lock.execute("BEGIN EXCLUSIVE")  # SQLite's file lock works alike on each system and dies with the process
             yield
     except sqlite3.OperationalError as error:

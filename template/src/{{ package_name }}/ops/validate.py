@@ -20,7 +20,7 @@ import pandas as pd
 import pydantic
 
 from .. import data, features
-from . import ProjectError, Refused, UsageError, settings, store
+from . import ProjectError, Refused, UsageError, datasets, settings, store
 
 PIPELINE_REPORT = Path("data/pipeline/validation.html")  # what dvc.yaml says this stage writes, and .json beside it
 Schema = dict[str, dict[str, Any]]
@@ -151,7 +151,7 @@ def code() -> str:
 def read(folder: Path, source: str) -> pd.DataFrame:
     """Return what data.read makes of FOLDER; raises Refused where the files are not such that it could."""
     try:
-        return data.read(folder)
+        return datasets.read(folder)
     except FileNotFoundError as error:
         raise ProjectError(f"data.read in data.py finds no rows in {source}") from error
     except (KeyError, TypeError, ValueError, OSError) as error:

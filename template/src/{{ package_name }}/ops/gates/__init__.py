@@ -135,7 +135,7 @@ class Candidate:
         split = json.loads(tracking.read_artifact(self.client, self.run, "split.json"))
         with tempfile.TemporaryDirectory() as folder:
             datasets.restore(self.run.data.tags["data"].partition("@")[2], Path(folder))
-            rows = data.read(folder).sort_values(data.TIME, kind="stable", ignore_index=True)
+            rows = datasets.read(Path(folder)).sort_values(data.TIME, kind="stable", ignore_index=True)
         return stages.cut(stages.sample(rows, split["sample"]), split["cuts"])
 
     @cached_property

@@ -4,13 +4,14 @@ Such a version must have been logged with a signature of named columns and an in
 and model.py have no part in it. Opening it may run code that lies with it: serve only what your own people registered.
 """
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from .. import ProjectError, tracking
 from ..handoff import as_records
-from . import registry
+from . import found, registry
 from .contract import Row
 from .servable import Servable, running
 
@@ -26,7 +27,10 @@ def resolve(uri: str) -> Servable:
     """Return the registered model that URI names, opened by MLflow."""
     _, client = tracking.open_store()
     name, version = uri.removeprefix("pyfunc:/").split("/")
-    opened = tracking.library().pyfunc.load_model(f"models:/{name}/{version}")
+    folder = Path(tracking.library().artifacts.download_artifacts(f"models:/{name}/{version}"))
+    for module in found("def verify("):
+        module.verify(client, name, version, folder)
+    opened = tracking.library().pyfunc.load_model(str(folder))
     signature, example = opened.metadata.signature, opened.input_example
     if signature is None or not signature.inputs.has_input_names() or example is None:
         raise ProjectError(f"{name} version {version} lacks a signature of named columns or an input example: log both")

@@ -1,7 +1,9 @@
 """Open models:/NAME@ALIAS and models:/NAME/VERSION: the registry's models for `serve`.
 
-A module of this folder that defines, at the start of a line, `hasten(servable, client, name, version) -> Servable` may
-return a faster way of computing a registered version.
+A module of this folder that defines, at the start of a line,
+- `verify(client, name, version, folder) -> dict` raises Refused when FOLDER, the version's files, must not be opened; what
+  it returns stands in /model
+- `hasten(servable, client, name, version) -> Servable` may return a faster way of computing a registered version
 """
 
 import hashlib
@@ -46,6 +48,8 @@ def open_version(client: Any, name: str, version: str) -> Servable:
     """Return a registered version; its note's example must be reproduced by the code that serves it."""
     folder = tracking.download(client, name, version)
     note = read_note(folder / "HANDOFF.md")
+    for module in found("def verify("):
+        note |= module.verify(client, name, version, folder.parent)
     file = folder / note["model_file"]
     servable = Servable(load(file), note, version)
     if hashlib.sha256(file.read_bytes()).hexdigest() != note.get("sha256"):

@@ -1,0 +1,32 @@
+"""Sessions of level 4: one turn of the loop. The template's file."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import nox
+
+ROOT = Path(__file__).parent
+PACKAGE = next(ROOT.glob("src/*/ops")).parent.name
+REFUSED = 3  # exit code: a signal fired, an experiment was stopped; what comes next is there for that
+
+
+@nox.session
+def loop(session: nox.Session) -> None:
+    """Measure, move the experiment on, and train anew if the policy says so, or now where REASON says why."""
+    turn(session, "monitor")
+    if '"ended": null' in call("experiment", "status", "--json", stdout=subprocess.PIPE).stdout:
+        turn(session, "experiment", "step")
+    reason = os.environ.get("REASON", "").strip()
+    sys.exit(call("notify", "retrain", *(["--reason", reason] if reason else ["--if-triggered"])).returncode)
+
+
+def turn(session: nox.Session, *words: str) -> None:
+    if (code := call(*words).returncode) not in (0, REFUSED):
+        session.error(f"{' '.join(words)} ended with exit code {code}")
+
+
+def call(*words: str, stdout: int | None = None) -> subprocess.CompletedProcess[str]:
+    command = ["uv", "run", "python", "-m", PACKAGE, *words]
+    return subprocess.run(command, cwd=ROOT, stdout=stdout, text=True, check=False)

@@ -1,0 +1,382 @@
+"""Train the model in use anew on the newest labelled rows, judge it by every gate and hand it to an experiment.
+
+python -m {package} retrain --if-triggered      # by a schedule or an alert; conf/retraining.yml decides whether
+python -m {package} retrain --reason "fares changed on Monday, agreed with operations"
+python -m {package} retrain --drop --reason "the labels of last week were wrong"
+python -m {package} retrain --history
+
+One at a time. Killed, it goes on where it was the next time, and comes to the same one version. Nothing to do is exit 0; what
+a gate refuses, or what did not help so often that people are asked, is exit 3.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from .. import data
+from . import ProjectError, Refused, UsageError, audit, environments, pipeline, settings, store, tracking, triggers
+from .triggers import Policy, Situation, Trigger
+
+DATASET = "retraining"  # the data set that `make` makes
+ASIDE = "stable"  # folder in it: rows that no retraining learns from
+WAITS = "waits for sign-off: "  # how the result of one begins that a person must approve
+Attempt = dict[str, Any]
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--if-triggered", action="store_true", help="only when conf/retraining.yml says so")
+    parser.add_argument("--reason", help="train anew now, and why; it is kept")
+    parser.add_argument("--drop", action="store_true", help="with --reason: give up the one that is not finished")
+    parser.add_argument(
+        "--history", action="store_true", help="print what was retrained when, why, and what came of it"
+    )
+    parser.add_argument(
+        "--alert", action="append", default=[], metavar="NAME", help="it fired in Prometheus: a trigger"
+    )
+    parser.add_argument("--as-of", type=triggers.moment, metavar="TIME", help="what counts as now; for a replay")
+    parser.add_argument("--json", action="store_true", help="print JSON for machines")
+
+
+def run(options: argparse.Namespace) -> None:
+    if options.history:
+        told = triggers.past(triggers.database())
+        return print(
+            json.dumps(told) if options.json else "\n".join(map(sentence, told)) or "nothing was retrained yet"
+        )
+    if options.if_triggered == bool(options.reason and options.reason.strip()):
+        raise UsageError("say either --if-triggered or --reason WHY: somebody will ask why")
+    policy = triggers.read()
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(store.locked(store.read().home / ".retraining.lock"))
+        except ProjectError as busy:
+            if "another process" not in str(busy) or not options.if_triggered:
+                raise
+            return say(options, {"outcome": "busy"}, "another process is retraining: nothing to do")
+        told, line = decide(policy, options)
+    say(options, told, line)
+    if told["outcome"] in ("refused", "gave up"):
+        raise Refused(line)
+
+
+def say(options: argparse.Namespace, told: dict[str, Any], line: str) -> None:
+    if options.json:
+        print(json.dumps(told))
+    elif told["outcome"] not in ("refused", "gave up"):
+        print(line)
+
+
+def decide(policy: Policy, options: argparse.Namespace) -> tuple[dict[str, Any], str]:
+    """Go on with the retraining that is not finished, or begin one if there is cause; return what came of it."""
+    engine = triggers.database()
+    now = look(engine, policy, options)
+    unfinished = next((one for one in now.past if one["outcome"] is None), None)
+    if options.drop:
+        if not unfinished:
+            raise ProjectError("no retraining is under way")
+        return finish(engine, policy, unfinished, "refused", f"dropped by hand: {options.reason}")
+    if unfinished:
+        if unfinished["tries"] >= policy.tries and not waits(unfinished):
+            why = f"stopped by an error {unfinished['tries']} times"
+            return finish(engine, policy, unfinished, "failed", why)
+        triggers.note(engine, unfinished, tries=unfinished["tries"] + (not waits(unfinished)))
+        return carry_on(engine, policy, unfinished, now)
+    causes = [Trigger("by_hand", options.reason, audit.who(), policy.runbook)]
+    if options.if_triggered:
+        verdict = triggers.judge(policy, now)
+        for warning in verdict.warned:
+            pipeline.say(f"warning: {warning.name}: {warning.why}; owner {warning.owner}, {warning.runbook}")
+        if not verdict.fired:
+            return {
+                "outcome": "nothing",
+                "warned": [one.name for one in verdict.warned],
+            }, f"no trigger fired, {len(verdict.warned)} warnings: version {now.version} stays as it is"
+        if verdict.blocked:
+            return decline(engine, policy, now, verdict)
+        causes = verdict.fired
+    elif now.on_trial:
+        raise ProjectError(f"version {now.on_trial} is on trial: `experiment stop` ends that first")
+    elif now.new_rows < policy.least_rows:
+        raise Refused(f"{now.new_rows:,} labelled rows are new, {policy.least_rows:,} or more teach something")
+    attempt = triggers.begin(
+        engine,
+        began=f"{now.now:%Y-%m-%dT%H:%M:%S}",
+        until=f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%S.%f}",
+        triggers=json.dumps([one.name for one in causes]),
+        why="; ".join(f"{one.name}: {one.why}" for one in causes),
+        before=now.version,
+    )
+    subject = f"retraining {attempt['id']} of version {now.version}"
+    audit.record("retrain", subject, attempt["why"], triggers=[vars(one) for one in causes])
+    return carry_on(engine, policy, attempt, now)
+
+
+def decline(engine: Any, policy: Policy, now: Situation, verdict: triggers.Verdict) -> tuple[dict[str, Any], str]:
+    """Record that there is cause to train anew and why it is not done; ask people, once, when it did not help before."""
+    names = [one.name for one in verdict.fired]
+    line = f"not retrained although {', '.join(names)} fired: {verdict.blocked}"
+    told = {"outcome": "blocked", "triggers": names, "why": verdict.blocked}
+    if verdict.gave_up and "people were asked" not in (now.past[-1]["result"] or ""):
+        lines = [f"- {one.name}: {one.why}; owner {one.owner}, {one.runbook}" for one in verdict.fired]
+        lines += ["", "What was tried:", "", *(f"- {sentence(one)}" for one in now.past[-policy.give_up_after :])]
+        file = triggers.ask_people(policy, f"Retraining does not help version {now.version}", lines)
+        triggers.note(engine, now.past[-1], result=f"{now.past[-1]['result']}; people were asked: {file}")
+        told, line = told | {"outcome": "gave up", "issue": str(file)}, f"{line}; {file} asks {policy.owner}"
+    audit.record("decline", f"retraining of version {now.version}", line, triggers=names)
+    return told, line
+
+
+def look(engine: Any, policy: Policy, options: argparse.Namespace) -> Situation:
+    """Return all that the policy is held against; settle what became of versions that were handed to an experiment."""
+    chosen, client = environments.open_store(policy.environment)
+    there = environments.find_copy(client, chosen.model)
+    trial = tracking.aliases(client, chosen.model).get("challenger")
+    on_trial = client.get_model_version(chosen.model, trial).tags.get("origin_version") if trial else None
+    if there is None:
+        raise ProjectError(f"nothing is in use in {policy.environment}: deploy a first version")
+    version = there.tags["origin_version"]
+    past = triggers.past(engine)
+    for one in past:
+        if one["outcome"] == "on trial" and on_trial != one["version"]:
+            won = one["version"] == version
+            why = "it is in use" if won else f"its experiment ended, version {version} stays in use"
+            finish(engine, policy, one, "promoted" if won else "aborted", why)
+    chosen, dev = environments.open_store("dev")
+    made_by = dev.get_run(tracking.find_version(dev, chosen.model, version).run_id)
+    trained = datetime.fromtimestamp(made_by.info.start_time / 1000, UTC).replace(tzinfo=None)
+    learned_until = triggers.moment(made_by.data.params["trained_before"])
+    learned = [one["until"] for one in past if one["data"]]
+    since = triggers.moment(learned[-1]) if learned else trained
+    count, newest = triggers.labels(engine, since, data.TIME)
+    gathered = sum(
+        one["rows"] for one in store.read_manifest(store.read()).values() if triggers.moment(one["gathered"]) > since
+    )
+    alerts = [
+        Trigger(f"alert: {name}", "it fires in Prometheus", policy.owner, policy.runbook) for name in options.alert
+    ]
+    now = options.as_of or datetime.now(UTC).replace(tzinfo=None)
+    reports, newest = triggers.read_reports(), newest or learned_until
+    return Situation(now, version, trained, learned_until, newest, count + gathered, reports, past, on_trial, alerts)
+
+
+def carry_on(engine: Any, policy: Policy, attempt: Attempt, now: Situation) -> tuple[dict[str, Any], str]:
+    """Bring a retraining to its end, from wherever it is; each step is done once, whoever is killed in between."""
+    started = sum(os.times()[:4])
+    try:
+        version = attempt["version"] or train(engine, policy, attempt)
+        if not waits(attempt):
+            judge(version, policy)
+        if not signed_off(policy, version, attempt):
+            why = f"version {version} passed its gates and waits: `approve {version} --reason WHY`, then this goes on"
+            if not waits(attempt):
+                triggers.note(engine, attempt, result=f"{WAITS}{attempt['result']}")
+                triggers.ask_people(policy, f"Version {version} waits for sign-off", [attempt["result"]])
+            return {"outcome": "waiting", "id": attempt["id"], "version": version}, why
+        outcome, why = release(policy, version, attempt, now)
+    except Refused as error:
+        return finish(engine, policy, attempt, "refused", str(error))
+    finally:
+        triggers.note(engine, attempt, seconds=attempt["seconds"] + sum(os.times()[:4]) - started)
+    return finish(engine, policy, attempt, outcome, why)
+
+
+def train(engine: Any, policy: Policy, attempt: Attempt) -> str:
+    """Return the version trained on the newest labelled rows. Once made, the data set is this retraining's for good."""
+    from . import train as training
+
+    if pipeline.dirty():
+        raise ProjectError("there are uncommitted changes: what is trained with them cannot be released; commit them")
+    tags = {"tags.purpose": "retraining", "tags.reason": attempt["why"][:200], "tags.retraining": str(attempt["id"])}
+    changes = [f"{key}={json.dumps(value)}" for key, value in {**policy.training, **tags}.items()]
+
+    def settings_of(name: str) -> pipeline.Training:
+        return training.resolve(argparse.Namespace(set=changes, data=name, sample=None))
+
+    with pipeline.locked() as repo:
+        if not attempt["data"]:
+            training.settle(repo, settings_of(DATASET), "ingest")
+            triggers.note(engine, attempt, data=pipeline.data_version())
+        chosen = settings_of(f"{DATASET}@{attempt['data']}")
+        old, client = tracking.open_store()
+        used = client.get_run(tracking.find_version(client, old.model, attempt["before"]).run_id).data.tags["data"]
+        if used.partition("@")[2] == attempt["data"]:
+            raise Refused(f"version {attempt['before']} was trained on these very rows: there is nothing to learn")
+        training.settle(repo, chosen, "register")
+        result = training.summary(chosen, [])
+    triggers.note(engine, attempt, version=result["version"], result=training.sentence(result))
+    return result["version"]
+
+
+def judge(version: str, policy: Policy) -> None:
+    """Have VERSION judged by every gate, if it was not; raises Refused unless each of them let it pass."""
+    from . import gate, gates, on_register
+
+    chosen, client = tracking.open_store()
+    limits = settings.read("release", gates.Release)
+    with gate.claimed(version):
+        if not on_register.is_gated(tracking.find_version(client, chosen.model, version)):
+            gate.settle(client, chosen, version, limits)
+    tags = tracking.find_version(client, chosen.model, version).tags
+    passed = {name for name, kind in json.loads(tags["gates"]).items() if kind in environments.JUDGED}
+    if missed := [name for name in dict.fromkeys([*limits.gates, *gates.found(), ASIDE]) if name not in passed]:
+        raise Refused(
+            f"version {version} is refused by {', '.join(missed)}; models/gates/{version}/gates.html says why"
+        )
+    if tags["validation_status"] not in environments.JUDGED:
+        raise Refused(f"the gates of version {version} say {tags['validation_status']}")
+
+
+def signed_off(policy: Policy, version: str, attempt: Attempt) -> bool:
+    """Return whether VERSION is approved: by a person, or by the policy where it may and sees no risk."""
+    from . import approve
+
+    env = policy.environment
+    chosen, client = environments.open_store("dev")
+    made = tracking.find_version(client, chosen.model, version)
+    if approve.objection(env, made.tags, client.get_run(made.run_id)) is None:
+        return True
+    if policy.sign_off == "none" and not environments.read(env).approval:
+        return True
+    risks = found_risks(policy, version) if policy.sign_off == "on_risk" else []
+    if policy.sign_off == "required" or risks:
+        attempt["result"] = f"{attempt['result'] or ''}; {'; '.join(risks) or 'conf/retraining.yml asks for a person'}"
+        return False
+    approve.approve(env, version, f"conf/retraining.yml, sign_off {policy.sign_off}: {attempt['why']}", policy.approver)
+    return True
+
+
+def found_risks(policy: Policy, version: str) -> list[str]:
+    """Return what a person should look at before VERSION is used, a sentence each."""
+    from . import gates
+
+    chosen, client = tracking.open_store()
+    candidate = gates.Candidate(client, chosen.model, version)
+    champion = candidate.champion
+    if champion is None:
+        return ["there is no version in use to compare with"]
+    risks = []
+    ours, theirs = candidate.predicted.mean(), champion.predicted.mean()
+    if abs(ours - theirs) > policy.risk.mean_shift:
+        risks.append(f"its mean prediction is {ours:.3f}, that of version {champion.version} {theirs:.3f}")
+    before = client.get_run(tracking.find_version(client, chosen.model, champion.version).run_id)
+    rows, rows_before = (one.data.metrics["train_rows"] for one in (candidate.run, before))
+    if rows < policy.risk.fewer_rows * rows_before:
+        risks.append(f"it learned from {rows:,.0f} rows, version {champion.version} from {rows_before:,.0f}")
+    return risks
+
+
+def release(policy: Policy, version: str, attempt: Attempt, now: Situation) -> tuple[str, str]:
+    """Bring VERSION through the environments before the policy's, then on trial or into use; return outcome and why."""
+    from . import deploy
+
+    if now.version == version:
+        return "promoted", "it is in use"
+    reason = f"retraining {attempt['id']}: {attempt['why']}"[:400]
+    earlier, env = list[str](), environments.read(policy.environment)
+    while env.after:
+        earlier.insert(0, env.after)
+        env = environments.read(env.after)
+    for name in earlier:
+        deploy.deploy(name, version, reason)
+    told = (attempt["result"] or "").removeprefix(WAITS)
+    if policy.release == "direct":
+        deploy.deploy(policy.environment, version, reason)
+        return "promoted", f"{told}; in use in {policy.environment}"
+    if now.on_trial != version:
+        from . import experiment
+
+        experiment.start(version, policy.release, policy.environment, reason)
+    return "on trial", f"{told}; {policy.release} begun in {policy.environment}"
+
+
+def finish(engine: Any, policy: Policy, attempt: Attempt, outcome: str, why: str) -> tuple[dict[str, Any], str]:
+    """Record the end of a retraining; tell people when it came to nothing. Return it, for machines and as a line."""
+    triggers.note(engine, attempt, outcome=outcome, result=why)
+    audit.record("retrained", f"retraining {attempt['id']}", why, outcome=outcome, version=attempt["version"] or "none")
+    line = sentence(attempt)
+    if outcome in triggers.FAILED:
+        issue = triggers.ask_people(policy, f"Retraining {attempt['id']} is {outcome}", [line])
+        line = f"{line}; owner {policy.owner}, {policy.runbook}, {issue}"
+    return {key: attempt[key] for key in ("id", "outcome", "version", "data", "why", "result")}, line
+
+
+def waits(attempt: Attempt) -> bool:
+    return (attempt["result"] or "").startswith(WAITS)
+
+
+def sentence(attempt: Attempt) -> str:
+    """Return a retraining in one line for people."""
+    version = f"version {attempt['version'] or 'none'}, {attempt['outcome'] or 'not finished'}"
+    return f"{attempt['began']}  retraining {attempt['id']} ({attempt['why']}): {version}: {attempt['result'] or ''}"
+
+
+def make(conf: store.Store) -> None:
+    """Make the data set of all that was gathered and all labelled rows of the log, less what is kept aside for good.
+
+    Labels count that came before the retraining began which is under way, so that it finds the same rows when it goes on.
+    """
+    engine = triggers.database()
+    unfinished = [one["until"] for one in triggers.past(engine) if one["outcome"] is None]
+    until = triggers.moment(unfinished[-1]) if unfinished else datetime.now(UTC).replace(tzinfo=None)
+    rows = gathered(conf)
+    logged = labelled(until)
+    if rows is not None:
+        rows = rows[[name for name in data.SCHEMA if name in rows]]
+        logged = logged[~logged[data.KEY].isin(rows[data.KEY])]  # what was gathered is checked and complete
+        kinds = {name: kind for name, kind in rows.dtypes.items() if name in logged}
+        rows = pd.concat([rows, logged.astype(kinds)], ignore_index=True) if len(logged) else rows
+    else:
+        rows = logged
+    rows = rows.sort_values([data.TIME, data.KEY], ignore_index=True)
+    aside = (pd.util.hash_array((f"{ASIDE}:" + rows[data.KEY].astype(str)).to_numpy(dtype=object)) % 10_000) < (
+        triggers.read().stable.share * 10_000
+    )
+    from . import datasets
+
+    folder, written = conf.home / DATASET, set[Path]()
+    for place, part in ((datasets.ROWS, rows[~aside]), (ASIDE, rows[aside])):
+        (folder / place).mkdir(parents=True, exist_ok=True)
+        for month, some in part.groupby(part[data.TIME].dt.strftime("%Y-%m")):
+            file = folder / place / f"{month}.parquet"
+            store.replaced(file, some.to_parquet(index=False))
+            written.add(file)
+    for file in set(folder.rglob("*.parquet")) - written:
+        file.unlink()
+    pipeline.say(f"{len(rows):,} rows, {len(logged):,} of them from the prediction log, {aside.sum():,} kept aside")
+
+
+def gathered(conf: store.Store) -> pd.DataFrame | None:
+    """Return the rows that `ingest` gathered, None when there are none."""
+    return data.read(conf.raw) if any(Path(conf.raw).glob("*.parquet")) else None
+
+
+def labelled(until: datetime) -> pd.DataFrame:
+    """Return the rows of the log whose label came up to UNTIL, one a key, the last asked, as data.read would."""
+    import polars as pl
+
+    from . import handoff, prediction_log
+
+    parts = []
+    for chunk in prediction_log.open_log().frames(labelled=True):
+        came = pl.col("labelled_at").dt.replace_time_zone(None)
+        parts.append(chunk.filter((came <= until) & (pl.col("arm") != "shadow")))
+    found = pl.concat(parts, how="diagonal_relaxed") if parts else pl.DataFrame()
+    if found.is_empty():
+        return pd.DataFrame(columns=[*data.SCHEMA])
+    found = found.unique("key", keep="last", maintain_order=True)
+    known = [name for name in data.SCHEMA if name != data.TARGET]
+    places = {name: f"input_{name}" if f"input_{name}" in found.columns else name for name in known}
+    columns = {name: place for name, place in places.items() if place in found.columns}
+    table = found.select(**{name: pl.col(place) for name, place in columns.items()}).to_pandas()
+    table[data.KEY] = found["key"].to_list()
+    if data.TIME not in columns:
+        table[data.TIME] = found["at"].dt.replace_time_zone(None).to_list()
+    rows = handoff.as_rows(table, {name: data.SCHEMA[name] for name in data.SCHEMA if name in table})
+    labels = found["label"].to_pandas()
+    return rows.assign(**{data.TARGET: labels >= 0.5 if data.SCHEMA[data.TARGET]["type"] == "boolean" else labels})

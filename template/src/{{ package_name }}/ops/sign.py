@@ -1,0 +1,127 @@
+"""Sign the files of a registered version, so that the service opens only what was made here. `train` and `gate` do it too.
+
+python -m {package} sign --make-key      # once: the private key for those who train, the public one into conf/signing.pub
+python -m {package} sign 4               # a version that was registered before there was a key
+
+Ed25519. The private key is MODEL_SIGNING_KEY or a file in ~/.config, never in git; the public ones stand in
+conf/signing.pub, one a line. As soon as one does, the service refuses a version that none of them signed, or whose
+files are not those that were signed.
+"""
+
+import argparse
+import base64
+import os
+from pathlib import Path
+from typing import Any
+
+from . import ProjectError, Refused, UsageError, releasing, settings, store, tracking
+from .pipeline import say
+
+PUBLIC = settings.CONF / "signing.pub"
+SECRET = "MODEL_SIGNING_KEY"
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("version", nargs="?", help="number of the version; `runs` lists them")
+    parser.add_argument("--make-key", action="store_true", help="make a key and trust it from now on")
+
+
+def run(options: argparse.Namespace) -> None:
+    if bool(options.version) == options.make_key:
+        raise UsageError("name a VERSION to sign, or say --make-key")
+    if options.make_key:
+        return make_key()
+    chosen, client = tracking.open_store()
+    made = tracking.find_version(client, chosen.model, options.version)
+    if not secret():
+        raise ProjectError(f"no key to sign with: set {SECRET}, or make one with `sign --make-key`")
+    tracking.happened("sign", model=made.name, version=options.version, reason="by hand")
+    sign(client, made)
+    print(f"{made.name} version {options.version} is signed")
+
+
+def make_key() -> None:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    file = key_file()
+    if file.exists():
+        raise ProjectError(f"{file} is there already: move it away first, whoever has it can sign")
+    key = Ed25519PrivateKey.generate()
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as out:
+        out.write(base64.b64encode(key.private_bytes_raw()).decode() + "\n")
+    public = base64.b64encode(key.public_key().public_bytes_raw()).decode()
+    with PUBLIC.open("a", encoding="utf-8") as out:
+        out.write(public + "\n")
+    print(f"private key in {file}; public key {public} in {PUBLIC}: commit that, and `sign` the version in use")
+
+
+def key_file() -> Path:
+    return Path.home() / ".config/mlops-signing" / f"{store.read().workspace}.key"
+
+
+def secret() -> Any:
+    """Return the private key, None where there is none."""
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    text = os.environ.get(SECRET) or (key_file().read_text(encoding="utf-8") if key_file().is_file() else "")
+    try:
+        return Ed25519PrivateKey.from_private_bytes(base64.b64decode(text)) if text else None
+    except ValueError:
+        raise ProjectError(f"{SECRET}, or {key_file()}, holds no key: `sign --make-key` makes one") from None
+
+
+def public() -> list[bytes]:
+    """Return the keys that are trusted; without one nothing is checked."""
+    lines = PUBLIC.read_text(encoding="utf-8").splitlines() if PUBLIC.is_file() else []
+    return [base64.b64decode(line.split()[0]) for line in lines if line.strip() and not line.startswith("#")]
+
+
+def heard(action: str, facts: dict[str, Any]) -> None:
+    """Sign what was registered and, once it is judged, its faster form; raises Refused when it changed in between."""
+    if action not in ("register", "gate") or not public():
+        return
+    client = facts["client"]
+    made = client.get_model_version(facts["model"], facts["version"])
+    if action == "gate":
+        check(made, "signature", model_digest(releasing.contents(releasing.fetch(client, made))))
+    if secret():
+        sign(client, made)
+    else:
+        say(f"version {made.version} is not signed: {SECRET} is not set here, so no service will open it")
+
+
+def sign(client: Any, made: Any) -> None:
+    """Write the signature of the version's files and, if its gates chose its ONNX form, of that as tags."""
+    found = releasing.gather(client, made)
+    parts = {"signature": model_digest(found)}
+    if releasing.FAST in found:
+        parts["fast_signature"] = store.sha256(found[releasing.FAST])
+    for tag, digest in parts.items():
+        signed = secret().sign(message(made, digest))
+        client.set_model_version_tag(made.name, str(made.version), tag, base64.b64encode(signed).decode())
+
+
+def model_digest(found: dict[str, Path]) -> str:
+    return releasing.digest_of({path: file for path, file in found.items() if path != releasing.FAST})
+
+
+def message(made: Any, digest: str) -> bytes:
+    """Return what is signed: the files and whose they are, so that no other version's signature fits."""
+    return "\n".join([made.name, made.tags.get("origin_version", str(made.version)), digest]).encode()
+
+
+def check(made: Any, tag: str, digest: str) -> None:
+    """Raise Refused unless TAG of version MADE is a trusted key's signature of DIGEST."""
+    from cryptography.exceptions import InvalidSignature
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+    for key in public():
+        try:
+            given = base64.b64decode(made.tags.get(tag, ""))
+            return Ed25519PublicKey.from_public_bytes(key).verify(given, message(made, digest))
+        except (InvalidSignature, ValueError):
+            continue
+    version = made.tags.get("origin_version", made.version)
+    why = "its files are not those that were signed" if made.tags.get(tag) else f"nobody signed it: `sign {version}`"
+    raise Refused(f"{made.name} version {version} is not opened: {why}; {PUBLIC} says who is trusted")

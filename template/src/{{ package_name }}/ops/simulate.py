@@ -1,0 +1,239 @@
+"""Replay recorded rows in the order of time against a running service, their labels late, and let the loop live through it.
+
+python -m {package} serve --model env:prod --port 8000 &
+python -m {package} simulate --url http://127.0.0.1:8000 --from 2013-04-01 --until 2013-10-01 --loop
+python -m {package} simulate --url http://127.0.0.1:8000 --from 2013-04-01 --drift temperature=15@2013-05-01 --bad 0.01
+
+With --loop, after every --every simulated days: monitor, experiment step, retrain --if-triggered. What is sent is the same for
+the same --seed. The summary compares, month by month, the version in use at the start with what the loop answered.
+"""
+
+import argparse
+import contextlib
+import json
+import random
+import sys
+from collections import Counter
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from .. import data, model
+from . import ProjectError, UsageError, gates, settings, store, tracking
+from .handoff import as_records
+from .pipeline import say
+
+REPORT = Path("reports/simulation/summary.json")
+FEWEST = 100  # rows of a month; with fewer a metric says nothing
+BAD = [None, "not a number", -1e9, {"nested": 1}, [1, 2]]  # what a broken caller puts into a cell
+
+
+@dataclass(frozen=True)
+class Shift:
+    """From WHEN on, AMOUNT is added to a column; or, with column `labels`, that share of the labels is turned round."""
+
+    column: str
+    amount: float
+    when: datetime
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--url", required=True, help="where the service answers")
+    parser.add_argument(
+        "--rows", type=Path, default=Path("data/sample"), help="folder that data.read reads (%(default)s)"
+    )
+    for name, what in (("--from", "first"), ("--until", "moment after the last")):
+        parser.add_argument(name, dest=name[2:], type=datetime.fromisoformat, metavar="TIME", help=f"{what} row")
+    parser.add_argument("--share", type=float, default=1.0, help="of the rows, drawn by the seed (default: all)")
+    parser.add_argument("--label-days", type=float, default=3, help="from a row to its label (default: %(default)s)")
+    parser.add_argument(
+        "--every", type=float, default=7, metavar="DAYS", help="turn of the loop (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--loop", action="store_true", help="monitor, experiment step, retrain --if-triggered at each turn"
+    )
+    parser.add_argument(
+        "--drift", action="append", default=[], metavar="COLUMN=AMOUNT@TIME", help="or labels=SHARE@TIME"
+    )
+    parser.add_argument(
+        "--outage", action="append", default=[], metavar="TIME/TIME", help="nothing is asked or labelled"
+    )
+    parser.add_argument("--bad", type=float, default=0.0, metavar="SHARE", help="broken requests beside the others")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", action="store_true", help="print JSON for machines")
+
+
+def run(options: argparse.Namespace) -> None:
+    shifts, outages = [shift(text) for text in options.drift], [span(text) for text in options.outage]
+    rows = read(options, shifts, outages)
+    told = Replay(options, rows).run()
+    REPORT.parent.mkdir(parents=True, exist_ok=True)
+    (REPORT.parent / ".gitignore").write_text("*\n", encoding="utf-8")
+    store.replaced(REPORT, json.dumps(told, indent=1).encode())
+    print(json.dumps(told) if options.json else summary(told))
+
+
+def shift(text: str) -> Shift:
+    try:
+        column, _, rest = text.partition("=")
+        amount, _, when = rest.partition("@")
+        if column != "labels" and data.SCHEMA[column]["type"] != "number":
+            raise ValueError
+        return Shift(column, float(amount), datetime.fromisoformat(when))
+    except (KeyError, ValueError):
+        raise UsageError(f"--drift {text}: must be like temperature=15@2013-05-01, or labels=0.3@2013-05-01") from None
+
+
+def span(text: str) -> tuple[datetime, datetime]:
+    try:
+        first, last = map(datetime.fromisoformat, text.split("/"))
+    except ValueError:
+        raise UsageError(f"--outage {text}: must be like 2013-05-03/2013-05-06") from None
+    return first, last
+
+
+def read(options: argparse.Namespace, shifts: list[Shift], outages: list[tuple[datetime, datetime]]) -> pd.DataFrame:
+    """Return the rows to replay, oldest first, as they are sent: drawn, shifted, without those of an outage."""
+    rows = data.read(options.rows).sort_values([data.TIME, data.KEY], ignore_index=True)
+    moments = rows[data.TIME]
+    wanted = (moments >= (options.__dict__["from"] or moments.min())) & (moments < (options.until or pd.Timestamp.max))
+    for first, last in outages:
+        wanted &= (moments < first) | (moments >= last)
+    draw = np.random.default_rng(options.seed)
+    rows = rows[wanted & (draw.random(len(rows)) < options.share)].reset_index(drop=True)
+    if rows.empty:
+        raise ProjectError(f"no rows of {options.rows} are in that time: mend --from, --until or --share")
+    for one in shifts:
+        later = rows[data.TIME] >= one.when
+        if one.column == "labels":
+            turned = later & (draw.random(len(rows)) < one.amount)
+            truth = rows[data.TARGET]
+            rows[data.TARGET] = truth.where(~turned, ~truth if truth.dtype == bool else truth.mean() * 2 - truth)
+        else:
+            rule = data.SCHEMA[one.column]
+            moved = rows[one.column] + one.amount
+            rows[one.column] = rows[one.column].where(~later, moved.clip(rule.get("min"), rule.get("max")))
+    return rows
+
+
+class Replay:
+    """One pass over the rows: each is asked about at its time, and labelled some days later."""
+
+    def __init__(self, options: argparse.Namespace, rows: pd.DataFrame) -> None:
+        self.options, self.rows, self.draw = options, rows, random.Random(options.seed)
+        self.answers = pd.DataFrame(index=rows.index, columns=["predicted", "version"], dtype="object")
+        self.counts: Counter[str] = Counter()
+        self.turns: list[dict[str, Any]] = []
+
+    def run(self) -> dict[str, Any]:
+        import httpx
+
+        rows, every = self.rows, timedelta(days=self.options.every)
+        late = timedelta(days=self.options.label_days)
+        with httpx.Client(base_url=self.options.url, timeout=30) as client:
+            try:
+                told = client.get("/model").raise_for_status().json()
+            except httpx.HTTPError as error:
+                raise ProjectError(f"no service answers at {self.options.url}: {error}") from None
+            start, labelled = rows[data.TIME].iloc[0], 0
+            known = [name for name in data.SCHEMA if name not in {data.TARGET, *data.LEAKS} and name in rows]
+            records = as_records(rows[known])
+            while start <= rows[data.TIME].iloc[-1]:
+                end = start + every
+                for number in rows.index[(rows[data.TIME] >= start) & (rows[data.TIME] < end)]:
+                    self.ask(client, number, records[number])
+                due = int((rows[data.TIME] < end - late).sum())
+                self.label(client, labelled, due)
+                labelled, start = due, end
+                if self.options.loop:
+                    self.turn(end)
+            self.label(client, labelled, len(rows))
+        return self.tell(str(told["version"]))
+
+    def ask(self, client: Any, number: int, record: dict[str, Any]) -> None:
+        if self.draw.random() < self.options.bad:
+            broken = record | {self.draw.choice([*record]): self.draw.choice(BAD), "unknown": 1}
+            self.counts[f"broken requests answered {client.post('/predict', json=broken).status_code}"] += 1
+        answer = client.post("/predict", json=record)
+        self.counts[f"requests answered {answer.status_code}"] += 1
+        if answer.status_code == 200:
+            said = answer.json()
+            self.answers.loc[number] = [said["predictions"][0], said["model_version"]]
+
+    def label(self, client: Any, first: int, last: int) -> None:
+        """Send the labels of the rows FIRST to before LAST that were asked about."""
+        part = self.rows.iloc[first:last]
+        part = part[self.answers["predicted"].iloc[first:last].notna()]
+        sent = [
+            {"key": str(key), "label": float(truth)}
+            for key, truth in zip(part[data.KEY], part[data.TARGET], strict=True)
+        ]
+        for start in range(0, len(sent), 500):
+            answer = client.post("/feedback", json=sent[start : start + 500])
+            self.counts[f"label deliveries answered {answer.status_code}"] += 1
+
+    def turn(self, now: datetime) -> None:
+        """Let the loop turn once, as `nox -s loop` does, at the simulated moment NOW."""
+        from . import experiment
+
+        words = [["monitor"], ["retrain", "--if-triggered", "--as-of", f"{now:%Y-%m-%dT%H:%M:%S}"]]
+        if any(one["ended"] is None for one in experiment.status()):
+            words.insert(1, ["experiment", "step"])
+        for one in words:
+            code = command(*one)
+            self.turns.append({"at": str(now), "command": one[0], "exit": code})
+            if code not in (0, 3):
+                raise ProjectError(f"{' '.join(one)} ended with exit code {code} at {now}")
+
+    def tell(self, frozen: str) -> dict[str, Any]:
+        """Return what the version FROZEN would have come to in each month, beside what was answered."""
+        chosen, _ = tracking.open_store()
+        rows, answered = self.rows, self.answers["predicted"].notna()
+        alone = gates.predict(gates.open_version(chosen.model, frozen), rows)
+        names = settings.read("release", gates.Release).quality.over_champion
+        months = []
+        for month, some in rows[answered].groupby(rows[data.TIME].dt.strftime("%Y-%m")):
+            truth, said = some[data.TARGET], self.answers.loc[some.index]
+            if len(some) < FEWEST or truth.nunique() < 2:
+                continue
+            both = (alone[some.index], said["predicted"].astype("float64").to_numpy())
+            then, now = ({name: model.metrics(truth, values)[name] for name in names} for values in both)
+            shares = said["version"].value_counts(normalize=True).round(3).to_dict()
+            months.append({"month": month, "rows": len(some), "frozen": then, "loop": now, "versions": shares})
+        from . import triggers
+
+        past = triggers.past(triggers.database()) if self.options.loop else []
+        kept = ("began", "outcome", "version", "why", "result")
+        return {
+            "frozen_version": frozen,
+            "months": months,
+            "retrainings": [{key: one[key] for key in kept} for one in past],
+            "counts": dict(sorted(self.counts.items())),
+            "turns": self.turns,
+        }
+
+
+def command(*words: str) -> int:
+    """Run a command of this project in this process, what it prints to stderr; return its exit code."""
+    from ..__main__ import main
+
+    say(f"> {' '.join(words)}")
+    with contextlib.redirect_stdout(sys.stderr):
+        return main(list(words))
+
+
+def summary(told: dict[str, Any]) -> str:
+    """Return the same for people: a line a month, a line a retraining, how many requests were answered how."""
+    lines = [f"version {told['frozen_version']} alone -> the loop"]
+    for one in told["months"]:
+        values = "  ".join(f"{name} {then:.4f} -> {one['loop'][name]:.4f}" for name, then in one["frozen"].items())
+        versions = ", ".join(f"{version}: {share:.0%}" for version, share in one["versions"].items())
+        lines.append(f"{one['month']}  {one['rows']:>6,} rows  {values}  versions {versions}")
+    lines += [
+        f"{one['began']}  {one['outcome']}: version {one['version']}: {one['why']}" for one in told["retrainings"]
+    ]
+    return "\n".join([*lines, ", ".join(f"{n:,} {name}" for name, n in told["counts"].items())])

@@ -1,0 +1,280 @@
+"""Whether to train anew: conf/retraining.yml held against the monitoring reports, the labels and what was tried before."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Literal
+
+import pydantic
+import sqlalchemy as sql
+
+from . import ProjectError, settings
+from .pipeline import say
+
+REPORTS = Path("reports/monitoring")  # what `monitor` writes
+ISSUES = Path("reports/issues")
+TABLES = sql.MetaData()
+RETRAININGS = sql.Table(  # beside the predictions, so that every machine which retrains sees what others did
+    "retrainings",
+    TABLES,
+    sql.Column("id", sql.Integer, primary_key=True),
+    sql.Column("began", sql.Text, nullable=False),  # what counted as now, UTC
+    sql.Column("until", sql.Text, nullable=False),  # labels that came by then are learned from
+    sql.Column("triggers", sql.Text, nullable=False),  # names, as JSON; by_hand alone when a person asked
+    sql.Column("why", sql.Text, nullable=False),
+    sql.Column("before", sql.Text),  # version in use when it began
+    sql.Column("tries", sql.Integer, nullable=False, default=1),
+    sql.Column("data", sql.Text),  # version of its data set
+    sql.Column("version", sql.Text),
+    sql.Column("outcome", sql.Text),  # null: not finished
+    sql.Column("result", sql.Text),  # in a sentence
+    sql.Column("seconds", sql.Float, nullable=False, default=0.0),  # of the processor, all tries together
+)
+FAILED = ("refused", "aborted", "failed")
+
+
+class Hysteresis(settings.Settings, frozen=True):
+    at_least: pydantic.PositiveInt
+    of: pydantic.PositiveInt
+    then: Literal["retrain", "warn"]
+
+
+class Rows(settings.Settings, frozen=True):
+    rows: pydantic.PositiveInt
+
+
+class Days(settings.Settings, frozen=True):
+    days: pydantic.PositiveFloat
+
+
+class Budget(settings.Settings, frozen=True):
+    retrainings: pydantic.PositiveInt
+    days: pydantic.PositiveFloat
+
+
+class Stable(settings.Settings, frozen=True):
+    share: float = pydantic.Field(gt=0, lt=0.5)
+    worse: dict[str, pydantic.NonNegativeFloat] = pydantic.Field(min_length=1)
+
+
+class Risk(settings.Settings, frozen=True):
+    mean_shift: pydantic.NonNegativeFloat
+    fewer_rows: float = pydantic.Field(ge=0, le=1)
+
+
+class Policy(settings.Settings, frozen=True):
+    """conf/retraining.yml"""
+
+    environment: str
+    owner: str
+    runbook: str
+    signals: dict[str, Hysteresis]
+    new_data: Rows | None
+    age: Days | None
+    schedule: Days | None
+    least_rows: pydantic.PositiveInt
+    cooldown_h: pydantic.NonNegativeFloat
+    budget: Budget
+    give_up_after: pydantic.PositiveInt
+    tries: pydantic.PositiveInt
+    training: dict[str, Any]
+    stable: Stable
+    sign_off: Literal["required", "on_risk", "none"]
+    approver: str
+    risk: Risk
+    release: Literal["canary", "ab", "blue-green", "direct"]
+
+
+@dataclass(frozen=True)
+class Trigger:
+    """A reason to train anew, and who owns it."""
+
+    name: str
+    why: str
+    owner: str
+    runbook: str
+
+
+@dataclass(frozen=True)
+class Situation:
+    """All that the policy is held against; `past` and `reports` oldest first, times in UTC without a zone."""
+
+    now: datetime
+    version: str | None
+    trained: datetime
+    learned_until: datetime
+    newest_row: datetime
+    new_rows: int
+    reports: list[dict[str, Any]] = field(default_factory=list)
+    past: list[dict[str, Any]] = field(default_factory=list)
+    on_trial: str | None = None  # version that an experiment is judging
+    alerts: list[Trigger] = field(default_factory=list)  # what Alertmanager held against its own rules
+
+
+@dataclass(frozen=True)
+class Verdict:
+    fired: list[Trigger]
+    warned: list[Trigger]
+    blocked: str | None  # why nothing is done although something fired
+    gave_up: bool = False
+
+    @property
+    def go(self) -> bool:
+        return bool(self.fired) and not self.blocked
+
+
+def read() -> Policy:
+    return settings.read("retraining", Policy)
+
+
+def judge(policy: Policy, now: Situation) -> Verdict:
+    """Return what fired, what is only a warning, and what speaks against training now."""
+    fired, warned = list(now.alerts), list[Trigger]()
+    for kind, rule in policy.signals.items():
+        for signal in confirmed(now, kind, rule):
+            (fired if rule.then == "retrain" else warned).append(signal)
+    last = moment(now.past[-1]["began"]) if now.past else now.trained
+    unlearned, rested = days(now.newest_row - now.learned_until), days(now.now - last)
+    amounts: list[tuple[str, float, float | None, str]] = [
+        (
+            "new_data",
+            now.new_rows,
+            policy.new_data.rows if policy.new_data else None,
+            "labelled rows since the last retraining",
+        ),
+        ("age", unlearned, policy.age.days if policy.age else None, "days of rows not learned from"),
+        ("schedule", rested, policy.schedule.days if policy.schedule else None, "days since the last training"),
+    ]
+    for name, found, limit, what in amounts:
+        if limit is not None and found >= limit:
+            fired.append(Trigger(name, f"{found:,.0f} {what}, {limit:,.0f} or more", policy.owner, policy.runbook))
+    against = objections(policy, now)
+    gave_up = bool(fired) and fruitless(now.past) >= policy.give_up_after
+    if gave_up:
+        against.insert(0, f"the last {fruitless(now.past)} did not help: a person decides, see {ISSUES}")
+    return Verdict(fired, warned, against[0] if against else None, gave_up)
+
+
+def confirmed(now: Situation, kind: str, rule: Hysteresis) -> Iterator[Trigger]:
+    """Yield each signal of KIND that fired often enough in the reports on the version in use, and in the newest."""
+    recent = [one for one in now.reports if str(one.get("version")) == now.version][-rule.of :]
+    for signal in recent[-1]["signals"] if recent else []:
+        times = sum(any(same(one, signal) and one["fired"] for one in report["signals"]) for report in recent)
+        if signal["kind"] == kind and signal["fired"] and times >= rule.at_least:
+            place = next((f" of {signal[key]}" for key in ("column", "slice") if signal.get(key)), "")
+            why = f"{signal['name']}{place} is {signal['value']}, threshold {signal['threshold']}, in {times} of {len(recent)} reports"
+            yield Trigger(f"{kind}: {signal['name']}{place}", why, signal["owner"], signal["runbook"])
+
+
+def same(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    return all(one.get(key) == other.get(key) for key in ("name", "kind", "column", "slice"))
+
+
+def objections(policy: Policy, now: Situation) -> list[str]:
+    """Return what speaks against a retraining that nobody asked for by hand, a sentence each."""
+    against = []
+    if now.on_trial:
+        against.append(f"version {now.on_trial} is on trial: first its experiment ends")
+    if now.new_rows < policy.least_rows:
+        against.append(
+            f"{now.new_rows:,} labelled rows since the last retraining, {policy.least_rows:,} or more teach something"
+        )
+    began = [moment(one["began"]) for one in now.past]
+    if began and now.now - began[-1] < timedelta(hours=policy.cooldown_h):
+        against.append(f"the last one began {now.now - began[-1]} ago, the next may after {policy.cooldown_h:g} h")
+    spent = sum(now.now - one < timedelta(days=policy.budget.days) for one in began)
+    if spent >= policy.budget.retrainings:
+        against.append(f"{spent} in {policy.budget.days:g} days is what the budget allows")
+    return against
+
+
+def fruitless(past: list[dict[str, Any]]) -> int:
+    """Return how many retrainings in a row, to the last, were triggered and did not replace the version in use."""
+    n = 0
+    for one in reversed(past):
+        if one["outcome"] not in FAILED or json.loads(one["triggers"]) == ["by_hand"]:
+            break
+        n += 1
+    return n
+
+
+def read_reports() -> list[dict[str, Any]]:
+    """Return the monitoring reports, oldest first; raises ProjectError where one cannot be read: it might have fired."""
+    found = []
+    for file in sorted(REPORTS.glob("*.json")):
+        try:
+            found.append(json.loads(file.read_text(encoding="utf-8")))
+            found[-1]["signals"]
+        except (ValueError, KeyError, TypeError):
+            raise ProjectError(f"{file} is no monitoring report: delete it and run `monitor` again") from None
+    return found
+
+
+def database() -> sql.Engine:
+    """Return the database of the prediction log, with the table of retrainings in it."""
+    from .prediction_log import open_log
+
+    log = open_log()
+    with log.connection():  # makes what is missing, and says when it is away
+        TABLES.create_all(log.engine)
+    return log.engine
+
+
+def labels(engine: sql.Engine, since: datetime, time: str) -> tuple[int, datetime | None]:
+    """Return how many labels arrived after SINCE, and the newest time, by column TIME, of a row that has one."""
+    from .prediction_log import LABELS, PREDICTIONS
+
+    arrived = sql.select(sql.func.count()).select_from(LABELS).where(LABELS.c.received > since)
+    asked, at = PREDICTIONS.c.inputs, PREDICTIONS.c.at
+    latest = sql.select(asked, at).join(LABELS, LABELS.c.key == PREDICTIONS.c.key).order_by(at.desc()).limit(1000)
+    with engine.connect() as connection:
+        found = [moment(str(json.loads(inputs).get(time) or when)) for inputs, when in connection.execute(latest)]
+        return connection.execute(arrived).scalar() or 0, max(found, default=None)
+
+
+def past(engine: sql.Engine) -> list[dict[str, Any]]:
+    """Return all retrainings, oldest first."""
+    with engine.connect() as connection:
+        return [dict(row) for row in connection.execute(sql.select(RETRAININGS).order_by("id")).mappings()]
+
+
+def begin(engine: sql.Engine, **facts: Any) -> dict[str, Any]:
+    """Return a new retraining, which is open until it has an outcome."""
+    with engine.begin() as connection:
+        [number] = connection.execute(sql.insert(RETRAININGS).values(**facts)).inserted_primary_key or [None]
+    return next(one for one in past(engine) if one["id"] == number)
+
+
+def note(engine: sql.Engine, attempt: dict[str, Any], **facts: Any) -> None:
+    """Keep FACTS of a retraining, here and in the database."""
+    with engine.begin() as connection:
+        connection.execute(sql.update(RETRAININGS).where(RETRAININGS.c.id == attempt["id"]).values(**facts))
+    attempt |= facts
+
+
+def ask_people(policy: Policy, title: str, lines: list[str]) -> Path:
+    """Write an issue for people and tell the receivers of conf/notify.yml; return its file."""
+    from . import notify, store
+
+    text = "\n".join([f"# {title}", "", f"Owner: {policy.owner}. What to do: {policy.runbook}", "", *lines, ""])
+    ISSUES.mkdir(parents=True, exist_ok=True)
+    (ISSUES / ".gitignore").write_text("*\n", encoding="utf-8")  # an open issue is no change of the code
+    file = ISSUES / f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}.md"
+    store.replaced(file, text.encode())
+    try:
+        notify.tell(settings.read("notify", notify.Notify).receivers, title, text)
+    except ProjectError as error:
+        say(f"{file} is written, {error}")
+    return file
+
+
+def moment(text: str) -> datetime:
+    """Return a time in UTC without a zone."""
+    found = datetime.fromisoformat(text)
+    return found.astimezone(UTC).replace(tzinfo=None) if found.tzinfo else found
+
+
+def days(span: timedelta) -> float:
+    return span.total_seconds() / 86400
