@@ -18,7 +18,7 @@ from pathlib import Path
 import copier
 
 ROOT = Path(__file__).resolve().parent.parent
-EVIDENTLY = ["evidently==0.7.14", "pandas<3", "numpy<2.3", "pyarrow"]  # does not import on pandas 3
+EVIDENTLY = ["evidently==0.7.23", "pandas==2.3.3", "numpy==2.2.6", "pyarrow>=20"]  # it does not import on pandas 3
 MAKE = """
 import sys
 

@@ -218,8 +218,11 @@ def read(place: str, columns: list[str] | None = None, chunk_rows: int = CHUNK_R
             schema, _, name = table.rpartition(".")
             chosen = [sqlalchemy.column(one) for one in columns] if columns else [sqlalchemy.text("*")]
             query = sqlalchemy.select(*chosen).select_from(sqlalchemy.table(name, schema=schema or None))
-            with engine.connect().execution_options(stream_results=True) as connection:
-                yield from pl.read_database(query, connection, iter_batches=True, batch_size=chunk_rows)
+            with engine.connect() as connection:
+                found = connection.execution_options(yield_per=chunk_rows).execute(query)
+                for rows in found.partitions():
+                    table = [tuple(row) for row in rows]
+                    yield pl.DataFrame(table, schema=list(found.keys()), orient="row", infer_schema_length=None)
         except sqlalchemy.exc.SQLAlchemyError as error:
             raise ProjectError(f"{place} cannot be read: {settings.hide(str(error).splitlines()[0], url)}") from error
         finally:
