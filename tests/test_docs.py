@@ -317,6 +317,23 @@ AFTER_THE_CLIMB = {
             r"[\d,]+ rows with predictions of version 1 are in data/scored;",
         ],
     ),
+    4: (
+        ["After the climb", "See it work"],
+        [
+            r"trained on [\d,]+ rows, .* registered .* version 1",
+            r".* version 1 passed: .* of 10 gates hold,",
+            r".* version 1 is approved for prod by reviewer@example.org:",
+            r".* prod: .* version 1 deployed \(before: none\), by ada@example.org:",
+            r"version 1 alone -> the loop",
+            r"2013-0[4-7] +[\d,]+ rows  roc_auc [\d.]+ -> [\d.]+",
+            r".* retraining 1 \(.*\): version 2, (promoted|refused|aborted|on trial)",
+            r".* canary \w+: version \d+ against 1,",
+            r"[\d,]+ predictions from ",
+            r'.*"version": ?"\d+"',
+            r"reports/dashboard.html: 1 models,",
+            r"[\d,]+ lines, each as it was written",
+        ],
+    ),
 }
 
 
