@@ -36,6 +36,7 @@ def run(
     store: Path,
     payload: dict[str, Any] | None = None,
     programs: dict[str, str] | None = None,
+    timeout_s: int = 900,
     **more: dict[str, str],
 ) -> dict[str, str]:
     """Run PROJECT's WORKFLOW for EVENT; return the result of each job that ran: "success" or "failure".
@@ -60,7 +61,9 @@ def run(
         for name, value in values.items():
             words += [f"--{kind}", f"{name}={value}"]
     environment = os.environ | {"PATH": f"{bin}{os.pathsep}{os.environ['PATH']}"}
-    done = subprocess.run(words, cwd=project, env=environment, capture_output=True, text=True, check=False, timeout=900)
+    done = subprocess.run(
+        words, cwd=project, env=environment, capture_output=True, text=True, check=False, timeout=timeout_s
+    )
     (store / "log.txt").write_text(done.stdout + done.stderr, encoding="utf-8")
     shutil.rmtree(store / "act", ignore_errors=True)  # a copy of the project and its environment for each job
     results: dict[str, str] = {}

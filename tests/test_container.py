@@ -1,7 +1,8 @@
 """The generated project's image: linted, built from the file as it is, run as a cluster runs it, asked over HTTP.
 
 No registry of images is to be had here, so a small Debian stands in for the base image under its name. The image is built with
-buildah and run with podman; `.ci/run` installs them. Elsewhere these tests fail and say what is missing.
+buildah and run with podman, both in a store of their own, gone with the run's temporary folder, so that the stand-in is never
+taken for what it stands for; `.ci/run` installs them. Elsewhere these tests fail and say what is missing.
 """
 
 import contextlib
@@ -9,16 +10,16 @@ import json
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import act
 import pytest
-from conftest import Render, git, once, package_of, reads
+from conftest import Render, commit, git, once, package_of, reads
 
 LEVEL = 3  # at which the image appears
 IMAGE = "localhost/mlops-ladder-test"
@@ -33,6 +34,14 @@ ENV SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt
 # What runs it here, where there is neither systemd nor a network of its own for containers.
 ENGINE = "--runtime /usr/sbin/runc --cgroup-manager cgroupfs"
 LIMITS = "--ulimit nofile=1024:1024 --ulimit nproc=1024:1024"
+# Not the machine's own images. No mount stays behind: the store is not mounted on itself.
+STORE = """[storage]
+driver = "overlay"
+graphroot = "{0}/images"
+runroot = "{0}/running"
+[storage.options.overlay]
+skip_mount_home = "true"
+"""
 # What deploy/k8s asks for: nothing but /tmp can be written, no capability, no way to get one.
 LOCKED = "--read-only --read-only-tmpfs=false --tmpfs /tmp --cap-drop=ALL --security-opt=no-new-privileges"
 
@@ -75,6 +84,11 @@ def image(shared: Path, rendered: Render) -> Iterator[str]:
     if missing or os.geteuid() != 0:
         pytest.fail(f"container test not run: no {', '.join(missing) or 'root'} here; on Debian, as root: .ci/run")
 
+    store = shared / "containers"
+    store.mkdir(exist_ok=True)
+    (store / "storage.conf").write_text(STORE.format(store), encoding="utf-8")
+    os.environ["CONTAINERS_STORAGE_CONF"] = str(store / "storage.conf")
+
     def make(folder: Path) -> None:
         shutil.copytree(rendered(LEVEL), folder)
         run("uv", "lock", "--quiet", cwd=folder)
@@ -93,7 +107,8 @@ def image(shared: Path, rendered: Render) -> Iterator[str]:
         run("buildah", *build, "--volume", packages, "--file", "Containerfile", "--tag", IMAGE, ".", cwd=folder)
 
     once(shared / "image", make)
-    return IMAGE
+    yield IMAGE
+    del os.environ["CONTAINERS_STORAGE_CONF"]
 
 
 @contextlib.contextmanager
@@ -117,6 +132,17 @@ def inside(container: str, code: str) -> str:
     return run("podman", "exec", container, "python", "-c", code)
 
 
+def said(container: str) -> str:
+    done = subprocess.run(["podman", "logs", container], capture_output=True, text=True, check=False)
+    return done.stdout + done.stderr
+
+
+def stopped(container: str) -> int:
+    """Return the exit code of a container that is told to stop, as a cluster does it; 137 when it had to be killed."""
+    run("podman", "stop", "--time", "60", container)
+    return int(run("podman", "inspect", "--format", "{{.State.ExitCode}}", container))
+
+
 def wait_for(container: str, url: str) -> None:
     code = f"import urllib.request as r; print(r.urlopen('{url}').status)"
     for _ in range(240):
@@ -124,25 +150,27 @@ def wait_for(container: str, url: str) -> None:
         if done.returncode == 0:
             return
         time.sleep(0.5)
-    raise AssertionError(run("podman", "logs", container))
+    raise AssertionError(said(container))
 
 
 @pytest.fixture(scope="session")
-def handed_over(image: str, shared: Path) -> Path:
+def handed_over(shared: Path, rendered: Render, environment: Render) -> Path:
     """The project with a model file in models/, fitted by its own suite's fixture code."""
 
     def make(folder: Path) -> None:
-        shutil.copytree(shared / "image", folder)
-        run("uv", "sync", "--quiet", "--python", sys.executable, cwd=folder)
+        shutil.copytree(rendered(LEVEL), folder)
         package = package_of(folder)
         code = f"""
+import os, sys
+os.environ["OMP_NUM_THREADS"] = "1"  # threads that wait for a busy machine's cores take many times as long
+sys.path.insert(0, "src")
 from {package} import data, features, model
 from {package}.ops import handoff
 rows = data.read("data/sample")
 old, new = rows.iloc[:20_000], rows.iloc[20_000:25_000]
 handoff.hand_over(model.make().fit(features.build(old), old[data.TARGET]), old, new, contact="the tests")
 """
-        run(folder / ".venv/bin/python", "-c", code, cwd=folder)
+        run(environment(LEVEL), "-c", code, cwd=folder)
 
     return once(shared / "handed-over", make)
 
@@ -166,12 +194,53 @@ def test_the_image_answers_over_http_without_root_or_a_writable_disk(image: str,
         [value] = json.loads(inside(container, ask))["predictions"]
         assert 0 < value < 1
         assert inside(container, "import os; print(os.getuid(), os.getgid())") == "10001 10001"
-        said = inside(container, "try:\n  open('/app/x', 'w')\nexcept OSError as error:\n  print(error)")
-        assert "Read-only file system" in said
+        refused = inside(container, "try:\n  open('/app/x', 'w')\nexcept OSError as error:\n  print(error)")
+        assert "Read-only file system" in refused
         assert inside(container, "open('/tmp/x', 'w').close(); print('ok')") == "ok"
         run("podman", "healthcheck", "run", container)  # exits 1 when it is not healthy
-        run("podman", "stop", "--time", "20", container)
-        assert run("podman", "inspect", "--format", "{{.State.ExitCode}}", container) == "0"
+        assert stopped(container) == 0
+
+
+@pytest.mark.slow
+def test_the_first_process_of_a_container_ends_when_it_is_told_to(image: str) -> None:
+    """Unless it asks for SIGTERM it does not hear it there, and is killed only once whoever stops it has lost patience."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        how = ["--network", "host", *LOCKED.split(), "--env", f"MLFLOW_TRACKING_URI={url}", image]
+        for words in (["uptime", url], ["serve", "--model", "models:/none@champion"]):
+            with started(*how, *words) as container:
+                caller, _ = silent.accept()  # it waits for an answer
+                assert stopped(container) == 128 + signal.SIGTERM
+                caller.close()
+
+
+@pytest.mark.slow
+def test_batch_scoring_that_is_stopped_leaves_whole_parts_and_goes_on_from_there(
+    image: str, handed_over: Path, tmp_path: Path
+) -> None:
+    rows, scores = tmp_path / "rows", tmp_path / "scores"
+    for folder in (rows, scores):
+        folder.mkdir()
+        os.chown(folder, 10001, 10001)
+    month = min((handed_over / "data/sample").iterdir())
+    for number in range(200):  # more than are scored before it is stopped
+        shutil.copy(month, rows / f"{number:03}.parquet")
+    mounts = [f"{handed_over}/models:/app/models:ro", f"{rows}:/app/data/rows:ro", f"{scores}:/app/data/scores"]
+    how = ["--network", "none", *LOCKED.split(), *(word for mount in mounts for word in ("--volume", mount)), image]
+    words = ["score-batch", "--model", "models/model.skops", "--input", "data/rows", "--output", "data/scores"]
+    with (
+        started(*how, *words) as container,
+        subprocess.Popen(["podman", "logs", "--follow", container], stderr=subprocess.PIPE, text=True) as log,
+    ):
+        assert any(line.startswith("3 of 200") for line in log.stderr or ()), said(container)
+        assert stopped(container) == 128 + signal.SIGTERM
+    done = {file.name for file in scores.glob("*.parquet")}
+    assert 3 <= len(done) < 200
+    for file in sorted(rows.iterdir())[:-2]:
+        if file.name not in done:
+            file.unlink()
+    told = run("podman", "run", "--rm", *ENGINE.split(), *LIMITS.split(), *how, *words)
+    assert f"2 of {len(done) + 2} parts were new or changed" in told
 
 
 @pytest.mark.slow
@@ -190,20 +259,22 @@ def test_the_image_holds_what_serving_needs_and_nothing_else(image: str, handed_
 
 
 @pytest.mark.slow
-def test_the_image_serves_the_champion_of_a_tracking_server(image: str, handed_over: Path, tmp_path: Path) -> None:
+def test_the_image_serves_the_champion_of_a_tracking_server(
+    image: str, project: Render, environment: Render, tmp_path: Path
+) -> None:
     """A server in place of the SQLite file is what a cluster has."""
-    folder = shutil.copytree(handed_over, tmp_path / "project", ignore=shutil.ignore_patterns(".venv"))
-    python = handed_over / ".venv/bin/python"
-    git(folder, "init", "-q", "-b", "main")
+    folder, python = project(LEVEL), environment(LEVEL)
     git(folder, "config", "user.email", "ada@example.org")
-    git(folder, "add", "--all")
-    git(folder, "commit", "-q", "-m", "Start")
+    for file in sorted((folder / "data/sample").iterdir())[3:]:
+        file.unlink()  # a quarter of a year is enough
+    (folder / "uv.lock").write_text("version = 1\n")  # a run keeps its lock file; what it says is not read here
+    commit(folder)
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         port = taken.getsockname()[1]
     url = f"http://127.0.0.1:{port}"
     words = f"-m mlflow server --backend-store-uri sqlite:///{tmp_path}/runs.db --artifacts-destination {tmp_path}/kept"
-    environ = os.environ | {"MLFLOW_TRACKING_URI": url, "PYTHONPATH": str(folder / "src")}
+    environ = os.environ | {"MLFLOW_TRACKING_URI": url, "PYTHONPATH": str(folder / "src"), "OMP_NUM_THREADS": "1"}
     with (tmp_path / "server.log").open("w") as log:
         server = subprocess.Popen(
             [python, *words.split(), "--host", "127.0.0.1", "--port", str(port), "--workers", "1"],

@@ -1,5 +1,6 @@
 """`nox -s demo` runs the main job of the highest level from nothing, and again over itself."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -26,6 +27,9 @@ def test_demo_runs_the_main_job_and_says_what_to_look_at(tmp_path: Path) -> None
             assert Path(line.split()[0]).exists(), line
     assert (folder / "models/HANDOFF.md").is_file()
     assert (folder / "data/scored.csv").read_text().splitlines()[0].endswith(",late_probability")
+    assert re.search(r"^response +request \S+ was answered by version 1$", done.stdout, re.MULTILINE)
+    asked = re.findall(r'^\{.*"model_version": ?"(\d)".*\}$', done.stdout, re.MULTILINE)
+    assert asked == ["1", "2", "1"], "the service follows a deployment and a rollback by itself"
     assert "maturity-self-assessment" in done.stdout.partition("== Show the practices")[2]
 
 

@@ -79,17 +79,16 @@ def unknown_commands(text: str, package: str, helps: dict[str, str], sessions: s
     return wrong
 
 
-def sessions(noxfile: Path) -> set[str]:
-    """Return the names of the sessions in a noxfile."""
-    if not noxfile.is_file():
-        return set()
+def sessions(folder: Path) -> set[str]:
+    """Return the names of the nox sessions in FOLDER: those of its noxfile and of each nox_*.py beside it."""
     found = set()
-    for node in ast.parse(reads(noxfile)).body:
-        if isinstance(node, ast.FunctionDef) and "session" in (
-            written := " ".join(map(ast.unparse, node.decorator_list))
-        ):
-            named = re.search(r"name='([^']+)'", written)
-            found.add(named[1] if named else node.name)
+    for file in folder.glob("nox*.py"):
+        for node in ast.parse(reads(file)).body:
+            if isinstance(node, ast.FunctionDef) and "session" in (
+                written := " ".join(map(ast.unparse, node.decorator_list))
+            ):
+                named = re.search(r"name='([^']+)'", written)
+                found.add(named[1] if named else node.name)
     return found
 
 
@@ -157,11 +156,11 @@ def test_levels_are_called_the_same_in_the_questions_and_in_the_documentation() 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_commands_named_in_a_page_exist(page: Path, helps: Callable[[int], dict[str, str]]) -> None:
-    generated = sessions(ROOT / "template/noxfile.py")
+    generated = sessions(ROOT / "template")
     known = helps(HIGHEST)
     if page.name == "own-command.md":
         known = {**known, "punctuality": "--at-least"}  # the command that this page adds
-    assert unknown_commands(reads(page), "flights", known, sessions(ROOT / "noxfile.py") | generated) == []
+    assert unknown_commands(reads(page), "flights", known, sessions(ROOT) | generated) == []
 
 
 @pytest.mark.parametrize("level", LEVELS)
@@ -170,7 +169,7 @@ def test_commands_named_in_a_project_exist(
 ) -> None:
     folder = rendered(level)
     for page in [folder / "README.md", *folder.glob("docs/**/*.md"), *folder.glob("docs/*.toml")]:
-        wrong = unknown_commands(reads(page), package_of(folder), helps(level), sessions(folder / "noxfile.py"))
+        wrong = unknown_commands(reads(page), package_of(folder), helps(level), sessions(folder))
         assert wrong == [], page.relative_to(folder)
 
 
@@ -231,24 +230,36 @@ def test_each_generated_file_is_said_to_be_verified_and_how(rendered: Render) ->
     assert [entry["files"] for number, entry in enumerate(entries) if number not in used] == []
 
 
-@pytest.mark.slow
-def test_tutorial_runs_word_by_word(tmp_path: Path, snapshot: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        free_port = server.getsockname()[1]
-    git(tmp_path, "clone", "-q", str(snapshot), "mlops-ladder")
-    script, expected = ["set -euo pipefail"], []
-    for _, language, block in FENCE.findall(reads(ROOT / "docs/tutorial.md")):
+def script_of(text: str) -> str:
+    """Return what a page has a person type, as a script: its bash blocks, each ended by a form feed, its diffs applied."""
+    script = []
+    for _, language, block in FENCE.findall(text):
         if language == "bash":
             script += [block, r"printf '\f'"]
-            expected.append("")
         elif language == "diff":
             script.append(f"git apply <<'END'\n{block}END")
+    return "\n".join(script)
+
+
+def bash(script: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run a page's script in FOLDER until something fails, with a free port in place of 8000."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        free_port = server.getsockname()[1]
+    text = "trap 'kill $(jobs -p) 2>/dev/null' EXIT\n" + script.replace("8000", str(free_port))
+    words = ["bash", "-euo", "pipefail", "-c", text]
+    return subprocess.run(words, cwd=folder, capture_output=True, text=True, timeout=1800, check=False)
+
+
+@pytest.mark.slow
+def test_tutorial_runs_word_by_word(tmp_path: Path, snapshot: Path) -> None:
+    git(tmp_path, "clone", "-q", str(snapshot), "mlops-ladder")
+    page, expected = reads(ROOT / "docs/tutorial.md"), []
+    for _, language, block in FENCE.findall(page):
+        if language == "bash":
+            expected.append("")
         elif language == "text":
             expected[-1] += block
-    text = "\n".join(script).replace("8000", str(free_port))
-    done = subprocess.run(
-        ["bash", "-c", text], cwd=tmp_path / "mlops-ladder", capture_output=True, text=True, timeout=1800, check=False
-    )
+    done = bash(script_of(page), tmp_path / "mlops-ladder")
     assert done.returncode == 0, done.stdout + done.stderr
     for shown, printed in zip(expected, done.stdout.split("\f"), strict=False):
         for line in filter(None, map(str.strip, shown.splitlines())):
@@ -283,19 +294,50 @@ def test_how_to_add_a_command_works(project: Render, environment: Render) -> Non
     assert re.fullmatch(r"(\w\w \d+\.\d%\n)+", done.stdout)
 
 
+# The sections of a level's page that are typed after the climb, and how lines that this prints begin, in this order.
+AFTER_THE_CLIMB = {
+    2: (["After the climb"], [r"trained on [\d,]+ rows, .* registered .* version 1"]),
+    3: (
+        ["After the climb", "See it work"],
+        [
+            r"trained on [\d,]+ rows, .* registered .* version 1",
+            r".* version 1 passed: .* of 8 gates hold,",
+            r".* test: .* version 1 deployed \(before: none\), by ada@example.org:",
+            r".* version 1 is approved for prod by ada@example.org:",
+            r".* prod: .* version 1 deployed \(before: none\),",
+            r"response +request \S+ was answered by version 1",
+            r"commit +\w+",
+            r"source +flights-2013-12.parquet, .* as the raw data:",
+            r".* registered .* version 2",
+            r".* version 2 passed:",
+            r".* prod: .* version 2 deployed \(before: 1\),",
+            r'.*"model_version": ?"2"',
+            r".* prod: .* version 1 .* \(before: 2\), by ada@example.org: the desk cannot use it yet",
+            r'.*"model_version": ?"1"',
+            r"[\d,]+ rows with predictions of version 1 are in data/scored;",
+        ],
+    ),
+}
+
+
 @pytest.mark.slow
-def test_after_the_climb_to_level_2_the_page_is_all_that_is_left_to_do(project: Render) -> None:
-    folder = project(1)
+@pytest.mark.parametrize("level", AFTER_THE_CLIMB)
+def test_after_the_climb_the_page_of_the_level_is_all_that_is_left_to_do(level: int, project: Render) -> None:
+    folder = project(level - 1)
     features = folder / f"src/{package_of(folder)}/features.py"
     features.write_text(reads(features).replace("NUMBERS = [", "# my own idea\nNUMBERS = ["), encoding="utf-8")
     with (folder / "README.md").open("a", encoding="utf-8") as file:
         file.write("Mine.\n")
+    git(folder, "config", "user.email", "ada@example.org")
     commit(folder)
-    climb(folder, 2)
+    climb(folder, level)
     assert "# my own idea" in reads(features) and reads(folder / "README.md").endswith("Mine.\n")
-    page = reads(folder / "docs/levels/2-automated-training.md")
-    section = page.partition("## After the climb\n")[2].partition("\n## ")[0]
-    [(_, _, block)] = [found for found in FENCE.findall(section) if found[1] == "bash"]
-    done = subprocess.run(["bash", "-euc", block], cwd=folder, capture_output=True, text=True, timeout=600, check=False)
+    page, (titles, lines) = reads(next(folder.glob(f"docs/levels/{level}-*.md"))), AFTER_THE_CLIMB[level]
+    typed = "\n".join(script_of(page.partition(f"## {title}\n")[2].partition("\n## ")[0]) for title in titles)
+    done = bash(typed, folder)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert re.search(r"trained on [\d,]+ rows, .* registered .* version 1\n", done.stdout)
+    printed = done.stdout.replace("\f", "\n")
+    for line in lines:
+        found = re.search(rf"^{line}", printed, re.MULTILINE)
+        assert found, f"no line {line!r} in its place, printed was:\n{done.stdout}"
+        printed = printed[found.end() :]

@@ -79,13 +79,13 @@ def commands(fail: str = "nothing fails") -> dict[str, str]:
     """Return a stand-in for uv: it writes down what it is asked to do and fails when that holds FAIL.
 
     So a chain of hours is run in seconds, link by link; that the commands are there and take these options is tested in the
-    generated project, and the whole chain once with the real ones below.
+    generated project, and the whole chain once with the real ones in test_delivery.py.
     """
     return {
         "uv": f"""#!/bin/sh
 echo "$@" >> "$STORE/asked.txt"
 case "$*" in
-    *"{fail}"*) echo "refused: {fail}"; exit 3 ;;
+    *"{fail}"*) echo "refused: {fail}"; sleep 1; exit 3 ;; # act loses what is printed at the very end
     *" loop") mkdir -p reports models/gates audit ;;
     *" build") mkdir -p dist && touch dist/package.whl ;;
     *--output*) for last; do :; done; echo version=7 >> "$last" ;;

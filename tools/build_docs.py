@@ -179,9 +179,11 @@ def configuration_reference() -> str:
     parts = []
     for level in existing():
         for path in added(level):
-            if path.startswith("conf/"):
-                text = next(TEMPLATE.glob(f"{path}*")).read_text(encoding="utf-8").rstrip()
-                parts.append(f"## {path}\n\nLevel {level['number']}.\n\n```yaml\n{text}\n```\n")
+            found = [*TEMPLATE.glob(f"{path}*"), *TEMPLATE.glob(f"{path}/*")] if path.startswith("conf/") else []
+            for file in sorted(file for file in found if file.is_file()):  # the path may be that of a folder
+                title = file.relative_to(TEMPLATE).as_posix().removesuffix(".jinja")
+                text = file.read_text(encoding="utf-8").rstrip()
+                parts.append(f"## {title}\n\nLevel {level['number']}.\n\n```yaml\n{text}\n```\n")
     return "\n".join(parts) or "No level that exists has a configuration file yet.\n"
 
 
@@ -203,7 +205,7 @@ def user_owned_list() -> str:
     """Return the files that are written once and never touched again, from copier.yml."""
     for document in yaml.load_all((ROOT / "copier.yml").read_text(encoding="utf-8"), Documents):
         if "_skip_if_exists" in (document or {}):
-            return "".join(f"- `{path}`\n" for path in document["_skip_if_exists"])
+            return "".join(f"- `{path.lstrip('/')}`\n" for path in document["_skip_if_exists"])
     raise LookupError("copier.yml has no _skip_if_exists")
 
 

@@ -26,9 +26,24 @@ ROOT = Path(__file__).resolve().parent.parent
 LEVELS = sorted(int(folder.name[0]) for folder in ROOT.glob("levels/[0-9]-*"))
 NOTEBOOK = "jupyter execute --inplace notebooks/experiment.ipynb"
 RUN = "python -m flights"
+BATCH = "score-batch --input data/raw --output data/scored"
 
-# (command of the project that it needs, command that makes it needless, title, what is typed)
-STEPS = [
+Step = tuple[str, str, str, str]  # command of the project that it needs, that makes it needless, title, what is typed
+
+
+def release(version: int) -> list[Step]:
+    """Return the steps that bring a version to production, one of them typed by another person."""
+    return [
+        ("gate", "", f"Judge version {version} by every gate", f"uv run {RUN} gate {version}"),
+        ("deploy", "", "Try it where it harms nobody", f"uv run {RUN} deploy {version} --env test"),
+        ("approve", "", "Another person signs it off", "git config user.email reviewer@example.org"),
+        ("approve", "", "", f"uv run {RUN} approve {version} --reason reviewed"),
+        ("approve", "", "", "git config user.email demo@example.org"),
+        ("deploy", "", "The same bytes go to production", f"uv run {RUN} deploy {version} --env prod"),
+    ]
+
+
+STEPS: list[Step] = [
     ("score", "ingest", "Copy the data by hand", "cp -r data/sample data/raw"),
     ("ingest", "", "Gather the data", f"uv run {RUN} ingest"),
     ("score", "", "Train in the notebook, hand over one model file", f"uv run {NOTEBOOK}"),
@@ -40,15 +55,30 @@ STEPS = [
     ("train", "", "From raw rows to a registered version", f"uv run {RUN} train"),
     ("train", "", "Again: nothing changed, nothing is trained", f"uv run {RUN} train"),
     ("runs", "", "Look at the runs", f"uv run {RUN} runs"),
-    ("promote", "", "A person makes it the champion", f"uv run {RUN} promote 1 --reason first"),
+    ("promote", "deploy", "A person makes it the champion", f"uv run {RUN} promote 1 --reason first"),
     ("reproduce", "", "Make it again from its commit and data version", f"uv run {RUN} reproduce 1"),
+    *release(1),
+    ("score-batch", "", "Score all rows with it", f"uv run {RUN} {BATCH}"),
 ]
+WHILE_SERVED: list[Step] = [
+    ("lineage", "", "Trace that answer to the raw data", f"uv run {RUN} lineage --response data/answer.json"),
+    ("deploy", "", "Train another version", f"uv run {RUN} train --set parameters.max_leaf_nodes=12"),
+    *release(2),
+]
+BACK: list[Step] = [
+    ("rollback", "", "Take it back at once", f"uv run {RUN} rollback --env prod --reason surprise"),
+    ("rollback", "", "What was in use when, by whom and why", f"uv run {RUN} deploy --history --env prod"),
+]
+# What is served, by the command that puts it there: the first that a level has.
+MODELS = {"deploy": "env:prod", "promote": "models:/flights-late@champion", "serve": "models/model.skops"}
+SWAP_S = 60  # seconds; it takes one or two
 LOOK_AT = {
     "models/HANDOFF.md": "what goes into the model, what comes out, how good it is",
     "data/scored.csv": "December with a prediction for each flight",
     "notebooks/experiment.ipynb": "the data and the model in plots",
     "data/pipeline/validation.html": "what was checked of the data before training",
     "models/candidate/evaluation": "how good the registered version is, with plots",
+    "models/gates/1/gates.html": "what the gates measured of version 1, beside their limits",
     "docs/levels": "each file of the project explained, a page a level",
 }
 
@@ -66,12 +96,17 @@ def main() -> int:
     os.environ.pop("VIRTUAL_ENV", None)
     told = subprocess.run(["uv", "run", "--quiet", *RUN.split(), "--help"], capture_output=True, text=True, check=True)
     commands = set(re.findall(r"^  ([a-z-]+) ", told.stdout, re.MULTILINE))
-    for needed, needless, title, typed in STEPS:
-        if needed in commands and needless not in commands:
-            step(title, typed)
-            subprocess.run(typed.split(), check=True)
+    walk(STEPS, commands)
     if "serve" in commands:
-        ask_the_service("models:/flights-late@champion" if "promote" in commands else "models/model.skops")
+        model = next(model for needed, model in MODELS.items() if needed in commands)
+        step("Serve the model and ask for a prediction", f"uv run {RUN} serve --model {model}")
+        with serving(model) as address:
+            ask(address)
+            walk(WHILE_SERVED, commands)
+            if "rollback" in commands:
+                ask(address, "2")
+                walk(BACK, commands)
+                ask(address, "1")
     practices = "maturity --list" if options.list else "maturity"
     step("Show the practices of this level with their evidence", f"uv run {RUN} {practices}")
     subprocess.run(["uv", "run", *RUN.split(), *practices.split()], check=True)
@@ -92,15 +127,27 @@ def make_project(folder: Path, level: int) -> None:
         subprocess.run(["git", *words], cwd=folder, check=True)
 
 
-def ask_the_service(model: str) -> None:
-    """Start the service, ask it for the prediction of the hand-off example, and stop it."""
-    step("Serve the model and ask for a prediction", f"uv run {RUN} serve --model {model}")
-    with serving(model) as address:
+def walk(steps: list[Step], commands: set[str]) -> None:
+    for needed, needless, title, typed in steps:
+        if needed in commands and needless not in commands:
+            step(title, typed)
+            subprocess.run(typed.split(), check=True)
+
+
+def ask(address: str, version: str = "") -> None:
+    """Ask the service for the prediction of its example; with VERSION once that answers, as it should by itself."""
+    until = time.monotonic() + SWAP_S
+    about = json.load(urllib.request.urlopen(f"{address}/model", timeout=10))
+    while version not in ("", about["version"]):
+        if time.monotonic() > until:
+            sys.exit(f"the service answers with version {about['version']}, must be {version} within {SWAP_S} s")
+        time.sleep(0.2)
         about = json.load(urllib.request.urlopen(f"{address}/model", timeout=10))
-        body = json.dumps(about["example"]["row"]).encode()
-        request = urllib.request.Request(f"{address}/predict", body, {"Content-Type": "application/json"})
-        print(f"POST {address}/predict {body.decode()}")
-        print(urllib.request.urlopen(request, timeout=10).read().decode())
+    body = json.dumps(about["example"]["row"]).encode()
+    request = urllib.request.Request(f"{address}/predict", body, {"Content-Type": "application/json"})
+    answer = urllib.request.urlopen(request, timeout=10).read()
+    Path("data/answer.json").write_bytes(answer)
+    print(f"POST {address}/predict {body.decode()}\n{answer.decode()}", flush=True)
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 import argparse
 import importlib
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -32,6 +33,8 @@ def usage() -> str:
 def main(argv: list[str] | None = None) -> int:
     """Run one command and return its exit code: 0 done, 1 error, 2 usage, 3 checked and refused."""
     words = sys.argv[1:] if argv is None else argv
+    if argv is None:  # a process of its own: as a container's first it hears SIGTERM only when it asks for it
+        signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     if not words or words[0] in ("-h", "--help"):
         print(usage())
         return 0 if words else 2

@@ -29,7 +29,7 @@ import pyarrow.parquet as pq
 from .. import features, model
 from . import ProjectError, Refused, UsageError, compute, feature_tables, settings, store
 from .handoff import KINDS, as_kind
-from .pipeline import Training, read_json, say, write_json
+from .pipeline import read_json, say, write_json
 
 CHUNK_ROWS = 100_000  # rows of a part in memory at once; more is no faster
 MARK = b"scored"  # key of a part's mark in its parquet file
@@ -39,7 +39,7 @@ WAIT_S = 600  # for other workers that write to the same SQLite file
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--input", required=True, metavar="SRC", help="folder of .parquet files, or URL#TABLE")
     parser.add_argument("--output", required=True, metavar="DST", help="folder, or URL#TABLE; ${NAME} hides a password")
-    parser.add_argument("--model", help="model URI (default: the champion), or a file")
+    parser.add_argument("--model", default="env:prod", help="model URI, or a file (default: %(default)s)")
     parser.add_argument("--rejects", type=Path, metavar="FOLDER", help="rows that break the contract, and why")
     parser.add_argument("--json", action="store_true", help="print JSON for machines")
 
@@ -47,18 +47,17 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     from .service.servable import resolve
 
-    uri = options.model or f"models:/{settings.read('training', Training).model}@champion"
     conf, source, sink = compute.read(), locate(options.input, Months), locate(options.output, Rows)
     if isinstance(source, Folder) and isinstance(sink, Folder) and sink.place.is_relative_to(source.place):
         raise UsageError(f"--output {options.output} lies in --input: its files would be scored the next time")
-    servable, parts, started = resolve(uri), source.parts(), time.perf_counter()
+    servable, parts, started = resolve(options.model), source.parts(), time.perf_counter()
     offline = feature_tables.Offline.of(servable.contract.columns)
     note, rejects = servable.note, options.rejects and options.rejects.absolute()
     job = Job(servable.fitted, note["columns"], note["output"], servable.version, note["sha256"], rejects, offline)
     with sink.opened(job.schema(source.schema(parts))):
         marks = {part: mark for part in parts if (mark := job.settled(part, source, sink))}
         stale = [part for part in parts if part not in marks]
-        say(f"{len(parts):,} parts, {len(marks):,} up to date with version {job.version} of {uri}")
+        say(f"{len(parts):,} parts, {len(marks):,} up to date with version {job.version} of {options.model}")
         for part, mark in computed(conf, job, stale, source, sink):
             marks[part] = mark
             say(f"{len(marks):,} of {len(parts):,}: {part}, {mark['rows']:,} rows")

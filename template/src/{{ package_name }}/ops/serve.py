@@ -48,8 +48,8 @@ def run(options: argparse.Namespace) -> None:
 
     class Server(uvicorn.Server):
         async def startup(self, sockets: list | None = None) -> None:
+            self.loop = asyncio.get_running_loop()  # first: it may be told to stop before it answers
             await super().startup(sockets)
-            self.loop = asyncio.get_running_loop()
             host, port = self.servers[0].sockets[0].getsockname()[:2]
             scheme, address = "https" if config.ssl else "http", f"[{host}]" if ":" in host else host
             version = service.main.servable.version

@@ -55,6 +55,7 @@ class Service:
         self.main = Endpoint(servable)
         self.endpoints: list[Endpoint] = []
         self.lifespans: list[Callable[[], contextlib.AbstractAsyncContextManager[None]]] = []
+        self.asked: list[Callable[[Request, Endpoint, Servable, list[Row]], Servable]] = []
         self.answered: list[Callable[[Request, list[Row], dict[str, Any]], None]] = []
         prometheus.disable_created_metrics()  # a time stamp beside every count, which nothing here reads
         self.draining = False  # told to stop: still answering, no longer asking for requests
@@ -160,6 +161,8 @@ def add_endpoint(app: FastAPI, service: Service, endpoint: Endpoint) -> None:
         if len(rows) > service.settings.max_rows:
             most = service.settings.max_rows
             raise Unanswerable(422, f"{len(rows):,} rows in one request, at most {most:,} are answered: send several")
+        for turn in service.asked:
+            servable = turn(request, endpoint, servable, rows)
         answer = await servable.answer(rows)
         answer["request_id"] = request.scope["request_id"]
         service.rows.labels(answer["model_version"]).inc(len(rows))

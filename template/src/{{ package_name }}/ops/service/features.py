@@ -117,7 +117,7 @@ class Filled:
                     break
                 message = await receive()
             else:
-                return None  # the caller is gone
+                return await explain(scope, 400, "the body ended early")(scope, receive, send)
             body = await asyncio.to_thread(self.online.fill, body, columns, self.service.settings.max_rows)
         except Unanswerable as error:
             return await explain(scope, error.status, error.error)(scope, receive, send)

@@ -20,6 +20,7 @@ from .app import Endpoint, Service
 from .servable import Servable, pin, resolve
 
 POLL_S = 0.25
+THREAD = ThreadPoolExecutor(1, "watch")  # one for all who ask a registry: MLflow's tracking URI is the process's
 RETRY_S = 30  # at most, between two tries to load what could not be loaded: each takes a second of the processor
 LOG = logging.getLogger("uvicorn.error")
 
@@ -80,22 +81,19 @@ def extend(app: FastAPI, service: Service) -> None:
     @contextlib.asynccontextmanager
     async def follow() -> AsyncIterator[None]:
         followed = [one for one in service.endpoints if one.servable.uri != one.servable.pinned]
-        tasks = []
-        with ThreadPoolExecutor(1, "watch") as thread:  # one: MLflow's tracking URI is the process's
-            for one in followed:
-                tasks.append(asyncio.create_task(watch(Watcher(one, metrics), thread)))
-            yield
-            for task in tasks:
-                task.cancel()
+        tasks = [asyncio.create_task(watch(Watcher(one, metrics))) for one in followed]
+        yield
+        for task in tasks:
+            task.cancel()
 
     service.lifespans.append(follow)
 
 
-async def watch(watcher: Watcher, thread: ThreadPoolExecutor) -> None:
+async def watch(watcher: Watcher) -> None:
     loop = asyncio.get_running_loop()
     while True:
         await asyncio.sleep(POLL_S)
-        new = await loop.run_in_executor(thread, watcher.look)
+        new = await loop.run_in_executor(THREAD, watcher.look)
         if new:
             watcher.swap(new)
         if not watcher.told["error"]:

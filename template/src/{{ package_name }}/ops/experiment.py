@@ -1,0 +1,569 @@
+"""Try a new version on real callers: shadow, canary, ab or blue-green, judged on labels and stopped when it is worse.
+
+python -m {package} experiment start 5 --mode canary --reason "retrained on June"
+python -m {package} experiment status
+python -m {package} experiment step                              # judge it and move on; hourly, by cron or by the loop
+python -m {package} experiment stop --reason "callers complain"  # everybody gets the champion again within a second
+
+conf/experiment.yml says how. What starts must have passed all that `deploy` asks for, and winning ends in `deploy`.
+Exit 3: it was stopped, or may not start. Killed at any moment, `step` goes on where it was.
+"""
+
+import argparse
+import contextlib
+import hashlib
+import json
+import secrets
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime, timedelta
+from math import exp, log
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import numpy as np
+import pydantic
+
+from .. import data, model
+from . import ProjectError, Refused, UsageError, settings
+
+ALIAS = "challenger"  # in an environment's registry: the version on trial
+TAG = "experiment"  # of that version: the state of its experiment, which every service process reads along
+GROUPS = 50  # of entities, that a standard error is taken from; fewer make it noisy, more take longer
+FEWEST = 20  # groups, and rows an arm, below which nothing is said about quality
+MOST = 1_000_000  # labelled rows that are read: more would not change the answer
+
+OVER = ("aborted", "passed", "promoted")
+
+Mode = Literal["shadow", "canary", "ab", "blue-green"]
+Share = Annotated[float, pydantic.Field(gt=0, le=1)]
+
+
+class Plan(settings.Settings, frozen=True):
+    shares: list[Share] = pydantic.Field(min_length=1)
+    requests: pydantic.PositiveInt | None
+    labels: pydantic.NonNegativeInt
+
+
+class Stop(settings.Settings, frozen=True):
+    failures: pydantic.PositiveInt
+    failure_rate: float = pydantic.Field(gt=0, lt=1)
+    answer_s: pydantic.PositiveFloat
+    slower: float = pydantic.Field(gt=1)
+    slow_ms: pydantic.PositiveFloat
+    window: pydantic.PositiveInt
+
+
+class Rules(settings.Settings, frozen=True):
+    metric: str
+    margin: pydantic.NonNegativeFloat
+    effect: pydantic.PositiveFloat
+    alpha: float = pydantic.Field(gt=0, lt=0.5)
+    max_days: pydantic.PositiveFloat
+    stop: Stop
+
+
+class Experiment(Rules, frozen=True):
+    """conf/experiment.yml"""
+
+    environment: str
+    modes: dict[Mode, Plan]
+
+
+class State(Rules, frozen=True):
+    """All there is to know of one experiment: JSON in the tag of the version on trial."""
+
+    id: str
+    mode: Mode
+    champion: str
+    challenger: str
+    by: str
+    reason: str
+    started: datetime
+    plan: Plan
+    entity: str | None
+    step: int = 0
+    since: datetime  # when this step began
+    result: Literal["promoting", "promoted", "passed", "aborted"] | None = None  # None: it goes on
+    why: str = ""
+    ended: datetime | None = None
+
+    @property
+    def share(self) -> float:
+        return self.plan.shares[self.step]
+
+    @property
+    def exposure(self) -> str:
+        """The key under which the requests are counted that the challenger may answer in this step."""
+        return f"{self.id}.{self.step}"
+
+
+@dataclass(frozen=True)
+class Arm:
+    """What the log holds of one version in one step; rows: labelled ones only, as (prediction, label, group)."""
+
+    requests: int = 0
+    failures: int = 0
+    seconds: np.ndarray = field(default_factory=lambda: np.empty(0))
+    rows: np.ndarray = field(default_factory=lambda: np.empty((0, 3)))
+
+
+@dataclass(frozen=True)
+class Decision:
+    result: str  # going | promoted | passed | aborted
+    why: str
+    step: int
+    share: float
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("action", choices=["start", "status", "step", "stop"])
+    parser.add_argument("version", nargs="?", help="start: number of the version; `runs` lists them")
+    parser.add_argument("--mode", choices=get_args(Mode), default="canary", help="(default: %(default)s)")
+    parser.add_argument("--env", help="environment (default: conf/experiment.yml)")
+    parser.add_argument("--reason", help="start, stop: why, in a sentence; it is kept")
+    parser.add_argument("--json", action="store_true", help="print JSON for machines")
+
+
+def run(options: argparse.Namespace) -> None:
+    if options.action in ("start", "stop") and not (options.reason or "").strip():
+        raise UsageError(f"`experiment {options.action}` needs --reason: somebody will ask why")
+    if bool(options.version) != (options.action == "start"):
+        raise UsageError("`experiment start` needs a VERSION, the other actions take none")
+    if options.action == "status":
+        told = status(options.env)
+        lines = [sentence(one) for one in told]
+        return print(json.dumps(told) if options.json else "\n".join(lines) or "there was no experiment yet")
+    if options.action == "step":
+        decision = step(options.env)
+        print(json.dumps(asdict(decision)) if options.json else f"{decision.result}: {decision.why}")
+        if decision.result == "aborted":
+            raise Refused(f"the experiment is over, the champion answers everybody: {decision.why}")
+        return None
+    if options.action == "start":
+        state = start(options.version, options.mode, options.env, options.reason)
+    else:
+        state = stop(options.reason, options.env)
+    print(state.model_dump_json() if options.json else sentence(state.model_dump(mode="json")))
+    return None
+
+
+def read() -> Experiment:
+    """Return conf/experiment.yml."""
+    conf = settings.read("experiment", Experiment)
+    if conf.metric not in model.HIGHER_IS_BETTER:
+        there = ", ".join(model.HIGHER_IS_BETTER)
+        raise ProjectError(f"conf/experiment.yml: metric is {conf.metric}, must be one of model.py: {there}")
+    return conf
+
+
+def start(version: str, mode: Mode, name: str | None = None, reason: str = "none given") -> State:
+    """Put VERSION on trial in environment NAME and return the experiment; raises Refused when that may not be."""
+    from . import environments, prediction_log
+
+    conf, log = read(), prediction_log.open_log()
+    name = name or conf.environment
+    by, plan = environments.require(name, "deploy"), conf.modes[mode]
+    if mode != "shadow" and log.entity is None:
+        raise ProjectError("conf/prediction_log.yml: entity names no column of SCHEMA: callers are split by its value")
+    with alone(name):
+        chosen, client = environments.open_store(name)
+        if found := running(client, chosen.model):
+            if found[1].result not in OVER:
+                raise Refused(f"{sentence(found[1].model_dump(mode='json'))}: wait for its end, or `experiment stop`")
+            end(client, *found, found[1].result, found[1].why)  # a service stopped it, and nobody looked since
+        champion = environments.find_copy(client, chosen.model)
+        if champion is None or champion.tags["origin_version"] == version:
+            there = "nothing" if champion is None else f"version {version} itself"
+            raise Refused(f"{there} is in use in {name}: there is nothing to compare version {version} with")
+        there = admit(name, version, answers=mode != "shadow")
+        state = State(
+            **conf.model_dump(exclude={"environment", "modes"}),
+            id=secrets.token_hex(4),
+            mode=mode,
+            champion=champion.tags["origin_version"],
+            challenger=version,
+            by=by,
+            reason=reason,
+            started=now(),
+            plan=plan,
+            entity=log.entity,
+            since=now(),
+        )
+        _, client = environments.open_store(name)
+        allow(log, state)
+        write(client, there, state)
+        client.set_registered_model_alias(chosen.model, ALIAS, there.version)  # last: from here on it runs
+    note("experiment started", state, reason)
+    return state
+
+
+def admit(name: str, version: str, answers: bool) -> Any:
+    """Return the copy of VERSION in environment NAME, held to all that `deploy` holds it to.
+
+    One that answers nobody needs no approval.
+    """
+    from . import approve, deploy, environments, releasing, tracking
+
+    with releasing.working(name):
+        chosen, origin = environments.open_store("dev")
+        made = tracking.find_version(origin, chosen.model, version)
+        trained = origin.get_run(made.run_id)
+        missed = deploy.shortcomings(name, made, trained, releasing.digest_of(releasing.gather(origin, made)))
+        if not answers:
+            missed = [one for one in missed if one != approve.objection(name, made.tags, trained)]
+        if missed:
+            raise Refused("\n  ".join([f"version {version} may not be tried in {name}:", *missed]))
+        _, client = environments.open_store(name)
+        there = releasing.copy(name, client, origin, made)
+        if wrong := releasing.check(name, there, client, deploy.held_out(origin, trained)):
+            raise Refused("\n  ".join([f"version {version} fails its release tests in {name}:", *wrong]))
+    return there
+
+
+def step(name: str | None = None, sign_off: Callable[[str, str], None] | None = None) -> Decision:
+    """Judge the experiment in environment NAME and move it on; return what came of it.
+
+    A version that won is deployed as any other is. SIGN_OFF is called before that with NAME and the version, for who
+    approves without a person; what it raises, or what `deploy` refuses, leaves the experiment where it is.
+    """
+    from . import environments, prediction_log
+
+    name = name or read().environment
+    with alone(name):
+        chosen, client = environments.open_store(name)
+        found = running(client, chosen.model)
+        if not found:
+            raise ProjectError(f"no experiment runs in {name}: `experiment start VERSION` begins one")
+        there, state = found
+        champion = environments.find_copy(client, chosen.model)
+        in_use = champion.tags["origin_version"] if champion else "none"
+        if state.result in OVER:  # ended by a service, or by a step that was killed
+            return decision(end(client, there, state, state.result, state.why))
+        if not state.result and in_use != state.champion:
+            why = f"version {in_use} is in use in {name} since, not what it ran against"
+            return decision(end(client, there, state, "aborted", why))
+        if not state.result:
+            log = prediction_log.open_log()
+            result, why = judge(state, *observe(log, state))
+            if result in OVER:
+                return decision(end(client, there, state, result, why))
+            if not result:
+                return decision(state.model_copy(update={"why": why}))
+            further: dict[str, Any] = {"result": result}
+            if result == "next":
+                further = {"step": state.step + 1, "since": now()}
+                allow(log, state.model_copy(update=further))
+            state = amend(client, there, state, why=why, **further)
+            note(f"experiment {result}", state, why)
+        if state.result == "promoting":
+            state = release(name, client, there, state, sign_off)
+    return decision(state)
+
+
+def decision(state: State) -> Decision:
+    result = state.result if state.result in OVER else None
+    return Decision(result or "going", state.why, state.step, state.share)
+
+
+def release(name: str, client: Any, there: Any, state: State, sign_off: Callable[[str, str], None] | None) -> State:
+    """Deploy the version that won, as any other is; return the experiment, which goes on when that is refused."""
+    from . import deploy, environments, releasing
+
+    try:
+        if sign_off:
+            sign_off(name, state.challenger)
+        deploy.deploy(name, state.challenger, f"won {state.mode} {state.id}: {state.why}")
+    except Refused as refused:
+        why = f"it won and is not deployed yet: {refused}"
+        late = now() > state.started + timedelta(days=state.max_days)
+        return end(client, there, state, "aborted", why) if late else state.model_copy(update={"why": why})
+    except ProjectError as error:
+        last = environments.history(environments.open_store(name)[1], there.name)[:1]
+        if not last or (last[0]["kind"], last[0]["before"]) != ("rollback", state.challenger):
+            raise
+        return end(client, there, state, "aborted", f"it won and was taken back: {error}")
+    environments.open_store(name)
+    state = end(client, there, state, "promoted", state.why)
+    if state.result == "aborted":  # by a service, while it was being deployed
+        with releasing.working(name):
+            releasing.take_back(name, client, there.name, state.by, f"automatic: {state.why}")
+    return state
+
+
+def stop(reason: str, name: str | None = None) -> State:
+    """End the experiment in environment NAME; every process answers with the champion at its next look."""
+    from . import environments
+
+    name = name or read().environment
+    by = environments.require(name, "rollback")
+    with environments.reached():
+        chosen, client = environments.open_store(name)
+        found = running(client, chosen.model)
+        if not found:
+            raise ProjectError(f"no experiment runs in {name}")
+        return end(client, *found, "aborted", f"stopped by {by}: {reason}")
+
+
+def status(name: str | None = None) -> list[dict[str, Any]]:
+    """Return the experiments of environment NAME, newest first, each as its state."""
+    from . import environments
+
+    chosen, client = environments.open_store(name or read().environment)
+    texts = {
+        value
+        for there in client.search_model_versions(f"name = '{chosen.model}'")
+        for key, value in there.tags.items()
+        if key.startswith(TAG)
+    }
+    return sorted((json.loads(text) for text in texts), key=lambda one: one["started"], reverse=True)
+
+
+def sentence(told: dict[str, Any]) -> str:
+    state = State.model_validate(told)
+    done = state.result or f"step {state.step + 1} of {len(state.plan.shares)}, share {state.share:g}"
+    return (
+        f"{state.started:%Y-%m-%d %H:%M}  {state.mode} {state.id}: version {state.challenger} against {state.champion}, "
+        f"{done}{': ' * bool(state.why)}{state.why} (by {state.by}: {state.reason})"
+    )
+
+
+def running(client: Any, name: str) -> tuple[Any, State] | None:
+    """Return the version on trial and its experiment, None when there is none; one read, as services ask often."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        there = client.get_model_version_by_alias(name, ALIAS)
+    except MlflowException as error:
+        if error.error_code in ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST"):  # no such alias, no such model
+            return None
+        raise
+    return (there, State.model_validate_json(there.tags[TAG])) if TAG in there.tags else None
+
+
+def write(client: Any, there: Any, state: State) -> None:
+    client.set_model_version_tag(there.name, str(there.version), TAG, state.model_dump_json())
+
+
+def amend(client: Any, there: Any, state: State, **changes: Any) -> State:
+    """Write CHANGES into the experiment unless it is over, whoever ended it meanwhile; return it as it then is."""
+    last = State.model_validate_json(client.get_model_version(there.name, str(there.version)).tags[TAG])
+    if last.id != state.id or last.result in OVER:
+        return last
+    state = last.model_copy(update=changes)
+    write(client, there, state)
+    return state
+
+
+def settle(client: Any, there: Any, state: State, result: str, why: str) -> State:
+    """Write down how the experiment ended, from when on every service answers with the champion; return it."""
+    state = amend(client, there, state, result=result, why=why, ended=now())
+    client.set_model_version_tag(there.name, str(there.version), f"{TAG}.{state.id}", state.model_dump_json())
+    return state
+
+
+def end(client: Any, there: Any, state: State, result: str, why: str) -> State:
+    """End the experiment, as `settle` does, take the alias away and write it into the audit trail; return it."""
+    state = settle(client, there, state, result, why)
+    note(f"experiment {state.result}", state, state.why)
+    client.delete_registered_model_alias(there.name, ALIAS)  # last: who was killed before does all of this again
+    return state
+
+
+def note(action: str, state: State, why: str) -> None:
+    """Write it into the audit trail."""
+    with contextlib.suppress(ImportError):
+        from . import audit
+
+        audit.record(action, f"version {state.challenger}", why, experiment=state.id, against=state.champion)
+
+
+@contextlib.contextmanager
+def alone(name: str) -> Iterator[None]:
+    """Hold the experiments of environment NAME; raises ProjectError when another process does or a store fails."""
+    from . import environments, store
+
+    environments.open_store(name)  # makes its folder
+    with environments.reached(), store.locked(Path("environments") / name / ".experiment.lock"):
+        yield
+
+
+def now() -> datetime:
+    return datetime.now(UTC)
+
+
+# Who answers whom
+
+
+def assigned(salt: str, entity: str, share: float) -> bool:
+    """Return whether ENTITY belongs to the challenger: the same in each process, and still so when the share grows."""
+    digest = hashlib.blake2b(f"{salt}:{entity}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest) < share * 2**64
+
+
+def allow(log: Any, state: State) -> None:
+    """Open the account of STATE's step in the prediction log's database: what is not in it no process may expose."""
+    from sqlalchemy import text
+
+    if state.plan.requests:
+        facts = {"step": state.exposure, "most": state.plan.requests}
+        with log.connection(write=True) as base:
+            base.execute(
+                text("CREATE TABLE IF NOT EXISTS exposures (step VARCHAR(64) PRIMARY KEY, taken INTEGER, most INTEGER)")
+            )
+            base.execute(text("DELETE FROM exposures WHERE step = :step"), facts)
+            base.execute(text("INSERT INTO exposures VALUES (:step, 0, :most)"), facts)
+
+
+def take(log: Any, state: State, wanted: int) -> int:
+    """Return how many of WANTED requests the challenger may answer: never more in all processes than the step's most."""
+    from sqlalchemy import text
+
+    facts = {"step": state.exposure, "n": wanted}
+    with log.connection(write=True) as base:  # alone
+        left = base.execute(text("SELECT most - taken FROM exposures WHERE step = :step"), facts).scalar()
+        facts["n"] = granted = min(wanted, left or 0)
+        base.execute(text("UPDATE exposures SET taken = taken + :n WHERE step = :step"), facts)
+    return granted
+
+
+# What it is judged by
+
+
+def observe(log: Any, state: State) -> tuple[Arm, Arm]:
+    """Return what the prediction log holds of the challenger and of the champion since this step began.
+
+    Compared are the same days and, of the champion, only entities that are its own: those that came to it because the
+    challenger might answer no more, or had failed, are not like the others. A shadow is compared row by row.
+    """
+    import polars as pl
+
+    shadow = state.mode == "shadow"
+    versions = {"shadow" if shadow else "challenger": state.challenger, "champion": state.champion}
+    kept: dict[str, list[Any]] = {arm: [] for arm in versions}
+    seconds: dict[str, list[np.ndarray]] = {arm: [] for arm in versions}
+    group, n_kept = pl.col("entity").hash(seed=0) % GROUPS, 0
+    for chunk in log.frames(since=state.since):
+        entities = chunk["entity"].unique().drop_nulls()
+        trial = pl.col("entity").is_in([one for one in entities if assigned(state.id, one, state.share)] or [""])
+        somebody = pl.col("entity") != pl.col("request_id")  # what the log writes for nobody
+        for arm, version in versions.items():
+            belongs = shadow or ((trial if arm == "challenger" else ~trial) & somebody)
+            rows = chunk.filter((pl.col("arm") == arm) & (pl.col("version") == version) & belongs)
+            seconds[arm].append(rows.filter(pl.col("row") == 0)["seconds"].to_numpy())
+            rows = rows.filter(pl.col("label").is_not_null())
+            kept[arm].append(rows.select("request_id", "row", "at", "prediction", "label", group=group))
+            n_kept += len(rows)
+        if n_kept > MOST:
+            break
+    if not any(map(len, kept.values())):
+        return Arm(failures=failures(log, state, versions)[0]), Arm()
+    ours, theirs = map(pl.concat, kept.values())
+    if shadow:
+        theirs = theirs.join(ours, on=["request_id", "row"], how="semi")
+        ours = ours.join(theirs, on=["request_id", "row"], how="semi")
+    elif len(ours):
+        theirs = theirs.filter(pl.col("at") <= ours["at"].max())
+    cells = pl.col("prediction", "label", "group").cast(pl.Float64)
+    arms = [
+        Arm(sum(map(len, took)), failed, np.concatenate(took)[-100_000:], rows.select(cells).to_numpy())
+        for took, failed, rows in zip(seconds.values(), failures(log, state, versions), (ours, theirs), strict=True)
+    ]
+    return arms[0], arms[1]
+
+
+def failures(log: Any, state: State, versions: dict[str, str]) -> list[int]:
+    """Return how many requests each of VERSIONS, {arm: version}, failed since this step began."""
+    from sqlalchemy import func, select
+
+    from .prediction_log import FAILURES, naive
+
+    of = FAILURES.c
+    asked = select(of.arm, of.version, func.count()).where(of.at >= naive(state.since)).group_by(of.arm, of.version)
+    with log.connection() as base:
+        found = {(arm, version): count for arm, version, count in base.execute(asked)}
+    return [found.get(one, 0) for one in versions.items()]
+
+
+def broken(rules: Stop, arm: Arm, champion: Arm) -> str:
+    """Return why a challenger must not go on answering, "" when nothing speaks against it."""
+    asked = arm.requests + arm.failures
+    if arm.failures >= rules.failures and arm.failures >= rules.failure_rate * asked:
+        return f"{arm.failures} of {asked} requests failed or took more than {rules.answer_s:g} s"
+    if min(len(arm.seconds), len(champion.seconds)) >= rules.window:
+        ours, theirs = (1e3 * np.quantile(one.seconds, 0.95) for one in (arm, champion))
+        if ours > max(rules.slow_ms, rules.slower * theirs):
+            return f"it is slow: 95 % of its answers take up to {ours:.0f} ms, the champion's {theirs:.0f} ms"
+    return ""
+
+
+def judge(state: State, ours: Arm, theirs: Arm) -> tuple[str, str]:
+    """Return what becomes of the experiment ("": it goes on as it is) and why."""
+    if why := broken(state.stop, ours, theirs):
+        return "aborted", why
+    plan, n_rows = state.plan, len(ours.rows)
+    said, gain, sure = "", 0.0, False
+    if compared := compare(state.metric, ours.rows, theirs.rows):
+        gain, error = compared
+        evidence = likelihood_ratio(gain, error, state.effect)
+        sure = evidence >= 1 / state.alpha
+        said = (
+            f"{state.metric} {abs(gain):.4f} {'better' if gain > 0 else 'worse'} (standard error {error:.4f}, evidence "
+            f"{min(evidence, 1e6):.3g}, {1 / state.alpha:g} decides), "
+        )
+    said += f"{n_rows:,} of {plan.labels:,} labels, {ours.requests:,} requests"
+    if sure and gain < 0:
+        return "aborted", f"it is worse: {said}"
+    if state.mode == "ab" and sure:
+        return "promoting", f"it is better: {said}"
+    if (n_rows >= plan.labels and compared) if plan.labels else ours.requests >= (plan.requests or 1):
+        if state.mode == "ab":
+            return "aborted", f"it is not better: {said}"
+        if gain < -state.margin:
+            return "aborted", f"it looks worse than the margin of {state.margin:g}: {said}"
+        if state.step + 1 < len(plan.shares):
+            return "next", f"step {state.step + 1} held: {said}"
+        return "passed" if state.mode == "shadow" else "promoting", f"it held: {said}"
+    if now() > state.started + timedelta(days=state.max_days):
+        return "aborted", f"no decision within {state.max_days:g} days: {said}"
+    return "", said
+
+
+def compare(metric: str, ours: np.ndarray, theirs: np.ndarray) -> tuple[float, float] | None:
+    """Return by how much OURS are better than THEIRS in METRIC, and the standard error; None when they are too few.
+
+    Rows are (prediction, label, group). The rows of an entity are alike, so the error is that of leaving out one group
+    of entities after the other (delete-a-group jackknife), which holds for any metric.
+    """
+    groups = np.union1d(ours[:, 2], theirs[:, 2])
+    if len(groups) < FEWEST or min(len(ours), len(theirs)) < FEWEST:
+        return None
+    sign = 1 if model.HIGHER_IS_BETTER[metric] else -1
+
+    def gain(left_out: float) -> float:
+        mine, other = (measure(metric, rows[rows[:, 2] != left_out]) for rows in (ours, theirs))
+        return sign * (mine - other)
+
+    try:
+        parts = np.array([gain(group) for group in groups])
+        error = float(np.sqrt((len(groups) - 1) / len(groups) * ((parts - parts.mean()) ** 2).sum()))
+        return (gain(np.inf), error) if np.isfinite(error) and error > 0 else None
+    except ValueError:  # a metric that needs both outcomes, and only one was seen
+        return None
+
+
+def measure(metric: str, rows: np.ndarray) -> float:
+    import pandas as pd
+
+    truth = pd.Series(rows[:, 1]).astype(bool if data.PROBLEM == "classification" else float)
+    return model.metrics(truth, rows[:, 0])[metric]
+
+
+def likelihood_ratio(gain: float, error: float, scale: float) -> float:
+    """Return the evidence that there is a difference: under none it reaches 1/a, ever, with probability a at most.
+
+    The mixture sequential probability ratio test for a normal estimate with normal mixture of SCALE: Johari, Koomen,
+    Pekelis and Walsh, Always Valid Inference: Continuous Monitoring of A/B Tests, Operations Research 70 (2022).
+    """
+    variance, mixed = error**2, error**2 + scale**2
+    return exp(min(700.0, 0.5 * log(variance / mixed) + scale**2 * gain**2 / (2 * variance * mixed)))

@@ -1,0 +1,224 @@
+"""Join labels, which come late, to the predictions in the log: by key, or by request id and row.
+
+python -m {package} feedback labels.parquet
+python -m {package} feedback labels.csv --source billing --json
+
+The file has the columns of KEY in data.py, or request_id and row, and the target under its name or as `label`; `at`
+says when each was known, else it is now. A label may come before its prediction, and twice. Another label for the same
+key replaces the one before if it was known later, or else is kept aside, as are labels that SCHEMA does not allow. Exit
+3 when a delivery contradicts so much that none of it is believed: conf/prediction_log.yml says how much that is.
+"""
+
+import argparse
+import json
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import sqlalchemy as sql
+
+from .. import data
+from . import ProjectError, Refused, UsageError
+from .handoff import TRUTH, as_kind
+from .prediction_log import (
+    ASIDE,
+    COUNTS,
+    LABELS,
+    PORTION,
+    PREDICTIONS,
+    PredictionLog,
+    by_id,
+    naive,
+    now,
+    open_log,
+    plain,
+)
+
+SIGMAS = 3  # a correlation this far from none is not chance
+AHEAD = timedelta(minutes=5)  # clocks differ; a label from further in the future could not be corrected until then
+AT_ONCE = 5_000  # values in one query
+FLIPS = ("replaced", "contradicts")
+
+
+class Disbelieved(Refused):
+    """A delivery of labels that is kept aside as a whole."""
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", type=Path, help=".parquet or .csv")
+    parser.add_argument("--source", default="feedback", help="who says so: each source is judged by itself")
+    parser.add_argument("--override", action="store_true", help="believe this delivery however much it contradicts")
+    parser.add_argument("--json", action="store_true", help="print JSON for machines")
+
+
+def run(options: argparse.Namespace) -> None:
+    log = open_log()
+    done = log.add_labels(read(options.file, log), options.source, options.override)
+    outcomes = ", ".join(f"{n:,} {outcome}" for outcome, n in done.items()) or "there are none"
+    print(json.dumps(done) if options.json else f"labels of {options.source}: {outcomes}")
+    if n_wrong := done["out_of_range"]:
+        raise Refused(
+            f"{n_wrong:,} labels are no {data.TARGET} that SCHEMA in data.py allows: mend them at their source"
+        )
+
+
+def read(file: Path, log: PredictionLog) -> Iterator[dict[str, Any]]:
+    """Yield the labels in FILE; an empty cell is no label."""
+    if file.suffix not in (".parquet", ".csv"):
+        raise UsageError(f"{file} is neither .parquet nor .csv")
+    try:
+        table = pd.read_parquet(file) if file.suffix == ".parquet" else pd.read_csv(file, dtype={"request_id": "str"})
+    except ValueError as error:
+        raise ProjectError(f"{file} cannot be read: {error}") from None
+    column = next((name for name in (data.TARGET, "label") if name in table), None)
+    keys = [data.KEY] if isinstance(data.KEY, str) else list(data.KEY)
+    if column is None or not ("request_id" in table or set(keys) <= set(table)):
+        raise ProjectError(
+            f"{file} must have a column {data.TARGET} or label, and {', '.join(keys)} or request_id: "
+            f"it has {', '.join(map(str, table))}"
+        )
+    table = table[table[column].notna()]
+    given = table[column].map(lambda cell: TRUTH.get(cell, cell) if isinstance(cell, str) else cell)
+    rows = pd.DataFrame({"label": pd.to_numeric(given, errors="coerce").astype("float64")})
+    rows["at"] = pd.to_datetime(table["at"], utc=True, format="ISO8601") if "at" in table else pd.NaT
+    if "request_id" in table:
+        rows["request_id"], rows["row"] = table["request_id"].astype("str"), table.get("row", pd.Series(0, table.index))
+    else:
+        for name in keys:
+            rows[name] = as_kind(table[name], data.SCHEMA[name])
+    for one in rows.to_dict(orient="records"):
+        at = None if pd.isna(one["at"]) else one["at"].to_pydatetime()
+        place = {"request_id": one["request_id"], "row": int(one["row"])} if "row" in one else {"key": log.key_of(one)}
+        if "row" not in one and place["key"] is None:
+            raise ProjectError(f"{file}: a label has no {', '.join(keys)}: drop it, or give it one")
+        yield place | {"label": one["label"], "at": at}
+
+
+def deliver(log: PredictionLog, labels: Iterable[dict[str, Any]], source: str, override: bool = False) -> Counter[str]:
+    """Keep LABELS and return what became of how many; raises Disbelieved.
+
+    added, of these early (there is no prediction, perhaps not yet), duplicate, replaced (the label before was another,
+    and known earlier), contradicts (it was known no earlier: this one is kept aside), out_of_range (kept aside).
+    """
+    done, given, doubt = Counter[str](), list(labels), ""
+    for start in range(0, len(given), PORTION):
+        with log.connection(write=True) as connection:
+            delivery = Delivery(log, connection, given[start : start + PORTION], source)
+            doubt = "" if override else delivery.doubt()
+            done += delivery.reject() if doubt else delivery.keep()
+        if doubt:
+            before = f", {start:,} before them are not" if start else ""
+            raise Disbelieved(
+                f"{doubt}: {len(delivery.keys):,} labels of {source} are kept aside in label_conflicts{before}; "
+                "look at them, mend the source, or take them all the same with --override"
+            )
+    return done
+
+
+class Delivery:
+    """Labels that came together, sorted by what is known of their keys; nothing is written until it is decided."""
+
+    def __init__(
+        self, log: PredictionLog, connection: sql.Connection, given: list[dict[str, Any]], source: str
+    ) -> None:
+        self.log, self.connection, self.source, self.received = log, connection, source, now()
+        of, ids = PREDICTIONS.c, {one["request_id"] for one in given if not one.get("key")}
+        known = self.look_up(sql.select(of.request_id, of.row, of.key), of.request_id, ids)
+        places = {by_id(request_id, row): key for request_id, row, key in known}
+        named = [plain(one.get("key") or by_id(one["request_id"], one.get("row", 0))) for one in given]
+        self.keys = [places.get(name, name) for name in named]
+        predicted = dict(self.look_up(sql.select(of.key, of.prediction).where(of.answered), of.key, self.keys))
+        there = {one.key: dict(one._mapping) for one in self.look_up(sql.select(LABELS), LABELS.c.key, self.keys)}
+        self.done, self.fresh = Counter[str](), dict[str, dict[str, Any]]()
+        self.aside: list[dict[str, Any]] = []
+        self.pairs: list[tuple[float, float]] = []
+        self.given: list[dict[str, Any]] = []
+        for key, one in zip(self.keys, given, strict=True):
+            at, label = naive(one.get("at") or self.received), one["label"]
+            told = {"key": key, "at": at, "label": label, "source": source, "received": self.received}
+            self.given.append(told)
+            before = there.get(key)
+            if not allowed(label) or at > self.received + AHEAD:
+                self.set_aside(told, "out_of_range")
+                continue
+            now_known = told | {"label": float(label), "confirmed": at}
+            if before is None:
+                self.done["added"] += 1
+                self.done["early"] += key not in predicted
+                if key in predicted:
+                    self.pairs.append((predicted[key], float(label)))
+            elif before["label"] == label:
+                self.done["duplicate"] += 1
+                now_known = before | {"confirmed": max(at, before["confirmed"])}
+            elif at > before["confirmed"]:
+                self.set_aside(told | {"at": before["at"], "label": before["label"]}, "replaced")
+            else:
+                self.set_aside(told, "contradicts")
+                continue
+            there[key] = self.fresh[key] = now_known
+
+    def look_up(self, query: sql.Select[Any], column: sql.Column[Any], values: Iterable[str]) -> Iterator[Any]:
+        wanted = sorted(set(values))
+        for start in range(0, len(wanted), AT_ONCE):
+            yield from self.connection.execute(query.where(column.in_(wanted[start : start + AT_ONCE])))
+
+    def set_aside(self, told: dict[str, Any], why: str) -> None:
+        self.done[why] += 1
+        self.aside.append(told | {"label": str(told["label"])[:60], "why": why})
+
+    def doubt(self) -> str:
+        """Return why this delivery is not believed, nothing when it is."""
+        conf = self.log.conf.labels
+        flips = sum(self.done[why] for why in FLIPS)
+        if flips:
+            since = self.received - timedelta(hours=conf.window_h)
+            mine = [[of.source == self.source, of.received >= since] for of in (ASIDE.c, LABELS.c)]
+            count = sql.select(sql.func.count())
+            flips += self.connection.scalar(count.where(*mine[0], ASIDE.c.why.in_(FLIPS))) or 0
+            n_labels = len(self.keys) + (self.connection.scalar(count.where(*mine[1])) or 0)
+            if flips >= conf.min_flips and flips > conf.max_flip_share * n_labels:
+                return f"{flips:,} of {n_labels:,} labels within {conf.window_h:g} h contradict earlier ones"
+        predicted, labels = np.array(self.pairs).reshape(-1, 2).T
+        if len(labels) > SIGMAS**2 and predicted.std() and labels.std():
+            found = float(np.corrcoef(predicted, labels)[0, 1])
+            if found < -max(conf.against, SIGMAS / math.sqrt(len(labels))):
+                return (
+                    f"the labels say the opposite of the predictions (correlation {found:.2f} in {len(labels):,} rows)"
+                )
+        return ""
+
+    def keep(self) -> Counter[str]:
+        self.log.put(self.connection, LABELS, list(self.fresh.values()))
+        return self.settle()
+
+    def reject(self) -> Counter[str]:
+        self.done, self.aside = Counter(), []
+        for told in self.given:
+            self.set_aside(told, "disbelieved")
+        return self.settle()
+
+    def settle(self) -> Counter[str]:
+        """Write down what is kept aside and the counts."""
+        self.done = +self.done  # without zeros
+        if self.aside:
+            self.connection.execute(ASIDE.insert(), self.aside)
+        if self.done:
+            new = self.log.insert(COUNTS)
+            more = new.on_conflict_do_update(index_elements=["outcome"], set_={"n": COUNTS.c.n + new.excluded.n})
+            self.connection.execute(more, [{"outcome": outcome, "n": n} for outcome, n in self.done.items()])
+        return self.done
+
+
+def allowed(label: Any) -> bool:
+    """Return whether SCHEMA allows LABEL as the target."""
+    rule = data.SCHEMA[data.TARGET]
+    if isinstance(label, str) or not isinstance(label, float | int | np.number | np.bool_):
+        return False
+    if rule["type"] == "boolean":
+        return label in (0, 1)
+    return math.isfinite(label) and rule.get("min", -math.inf) <= label <= rule.get("max", math.inf)

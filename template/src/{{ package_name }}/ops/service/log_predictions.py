@@ -1,0 +1,308 @@
+"""Write each prediction into the log, in batches and beside the requests; /model and /metrics say what is missing.
+
+A request that fails leaves a row too, and a caller whose requests are out of range in bursts is turned away (429).
+What another module of this folder puts into a request's scope is used: `arm` (else champion) and `entity`. One that
+predicts in the shadow calls the functions in `service.answered` with a request of its own whose `arm` is `shadow`.
+"""
+
+import asyncio
+import contextlib
+import logging
+import math
+import mmap
+import struct
+import tempfile
+import threading
+import time
+import uuid
+from collections import deque
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import prometheus_client as prometheus
+import sqlalchemy as sql
+from fastapi import FastAPI, Request
+from starlette.middleware import Middleware
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from .. import ProjectError, store
+from ..prediction_log import WRITERS, PredictionLog, naive, now, open_log
+from ..prediction_log import Row as TableRow
+from .app import Service, explain
+from .contract import Row
+from .limits import Guard
+
+PLACE = Path("data/writers")  # local, also when the log is not: here stands what this process took over
+RETRY_S = 5.0  # at most, between two tries to reach a store that is away
+STOP_S = 10.0  # for the rest, at the end of the process: a store that is away must not keep it
+PRUNE_S = 3600.0
+FAILED = 10_000  # failed requests that wait: those of an outage are alike, and /metrics counts them all
+FIELDS = struct.Struct("<qq")  # rows taken over, rows dropped
+LOG = logging.getLogger("uvicorn.error")
+
+
+class Tally:
+    """Two counts in a file's memory map: as fast as a variable, and still there when the process was killed."""
+
+    def __init__(self) -> None:
+        self.id, self.taken, self.dropped, self.alive = uuid.uuid4().hex, 0, 0, contextlib.ExitStack()
+        self.place = PLACE
+        try:
+            self.place.mkdir(parents=True, exist_ok=True)
+        except OSError:  # a container, whose /tmp outlives it as long as its pod does
+            self.place = Path(tempfile.gettempdir()) / f"writers{str(Path.cwd()).replace('/', '-')}"
+            self.place.mkdir(exist_ok=True)
+        self.file = self.place / f"{self.id}.count"
+        self.alive.enter_context(store.locked(self.file.with_suffix(".lock")))
+        self.file.write_bytes(bytes(FIELDS.size))
+        with self.file.open("r+b") as file:
+            self.map = mmap.mmap(file.fileno(), FIELDS.size)
+
+    def count(self, taken: int, dropped: int = 0) -> None:
+        self.taken, self.dropped = self.taken + taken, self.dropped + dropped
+        FIELDS.pack_into(self.map, 0, self.taken, self.dropped)
+
+    def close(self, settled: bool) -> None:
+        """Let go; unless all is SETTLED the file stays, for the next start to tell."""
+        self.map.close()
+        self.alive.close()
+        if settled:
+            remove(self.file)
+
+
+class Writer(threading.Thread):
+    """Takes predictions over on the event loop, for the price of an append, and writes them to the log in a thread."""
+
+    def __init__(self, log: PredictionLog, service: Service) -> None:
+        super().__init__(name="prediction-log", daemon=True)
+        self.log, self.conf, self.tally = log, log.conf, Tally()
+        self.entries: deque[tuple[Any, ...]] = deque()
+        self.failed: deque[TableRow] = deque(maxlen=FAILED)
+        self.batch: list[tuple[Any, ...]] = []  # out of the queue, not yet written
+        self.batch_failed: list[TableRow] = []
+        self.handled = self.failures = 0  # rows that are settled; tries in a row that failed
+        self.wake, self.stopping, self.begun, self.prune_at = threading.Event(), False, False, 0.0
+        self.wake.set()  # at once: what was lost before
+        self.told: dict[str, Any] = {"store": self.conf.url, "when_full": self.conf.when_full, "entity": log.entity}
+        outcomes = ("written", "repeated", "unwritable", "dropped", "lost_before")
+        self.told |= dict.fromkeys(outcomes, 0) | {"error": None}
+        registry = service.registry
+        self.rows = prometheus.Counter("prediction_log_rows", "By what became of them.", ["outcome"], registry=registry)
+        for outcome in outcomes:
+            self.rows.labels(outcome)
+        waiting = prometheus.Gauge("prediction_log_waiting_rows", "Not written yet.", registry=registry)
+        waiting.set_function(lambda: self.waiting)
+        away = prometheus.Gauge("prediction_log_away", "1 while the store takes nothing.", registry=registry)
+        away.set_function(lambda: self.told["error"] is not None)
+
+    @property
+    def waiting(self) -> int:
+        return self.tally.taken - self.handled
+
+    @property
+    def full(self) -> bool:
+        return self.waiting >= self.conf.queue_rows
+
+    def tell(self, outcome: str, n: int) -> None:
+        self.rows.labels(outcome).inc(n)
+        self.told[outcome] += n
+
+    def take(self, request: Request, rows: list[Row], answer: dict[str, Any]) -> None:
+        """Take over the ROWS of REQUEST with their ANSWER; on the event loop."""
+        if self.conf.when_full == "drop" and self.full:
+            self.tally.count(0, len(rows))
+            return self.tell("dropped", len(rows))
+        self.tally.count(len(rows))
+        scope = request.scope
+        facts = scope["request_id"], scope["path"], answer["model_version"], scope.get("arm", "champion")
+        seconds = time.perf_counter() - scope["asked_at"]
+        self.entries.append((*facts, scope.get("entity"), time.time(), seconds, rows, answer["predictions"]))
+        if self.waiting >= self.conf.flush_rows and not self.failures:
+            self.wake.set()
+
+    def run(self) -> None:
+        last = False
+        while not last:
+            last = self.stopping  # once more, for what came while it wrote
+            if not last:
+                self.wake.wait(min(RETRY_S, 2**self.failures / 4) if self.failures else self.conf.flush_s)
+                self.wake.clear()
+            try:
+                self.work()
+                self.failures, self.told["error"] = 0, None
+            except Exception as error:  # noqa: BLE001 - nothing that happens here may end the thread
+                if not self.failures:
+                    LOG.error("%s; %s predictions wait in memory", error, f"{self.waiting:,}")
+                self.failures, self.told["error"] = min(self.failures + 1, 10), str(error)
+
+    def work(self) -> None:
+        """Write what waits and do what is due; raises Away."""
+        if not self.begun:
+            with self.log.connection():
+                pass  # it made the tables
+            self.tell_losses()
+            self.begun = True
+        while self.flush():
+            pass
+        if time.monotonic() >= self.prune_at:
+            self.prune_at = time.monotonic() + (0 if self.log.prune() else PRUNE_S)
+
+    def flush(self) -> bool:
+        """Write a batch; return whether there was one."""
+        n_rows = sum(len(entry[-1]) for entry in self.batch)
+        while self.entries and n_rows < self.conf.flush_rows:
+            self.batch.append(self.entries.popleft())
+            n_rows += len(self.batch[-1][-1])
+        while self.failed and len(self.batch_failed) < self.conf.flush_rows:
+            self.batch_failed.append(self.failed.popleft())
+        if not self.batch and not self.batch_failed:
+            return False
+        rows = [row for entry in self.batch for row in self.table_rows(*entry)]
+        me = {"id": self.tally.id, "handled": self.handled + n_rows, "dropped": self.tally.dropped}
+        unwritable = 0
+        try:
+            written = self.log.write(rows, self.batch_failed, me)
+        except (sql.exc.DataError, sql.exc.IntegrityError):  # one row that is none must not hold up the others
+            written, unwritable = self.write_singly(rows)
+            self.log.write([], self.batch_failed, me)
+        self.batch, self.batch_failed = [], []
+        self.handled += n_rows
+        self.tell("written", written)
+        self.tell("unwritable", unwritable)
+        self.tell("repeated", n_rows - written - unwritable)  # request ids that a caller sent twice
+        return True
+
+    def write_singly(self, rows: list[TableRow]) -> tuple[int, int]:
+        """Return how many of ROWS were new and how many the store never takes."""
+        written = unwritable = 0
+        for row in rows:
+            try:
+                written += self.log.write([row])
+            except (sql.exc.DataError, sql.exc.IntegrityError) as error:
+                unwritable += 1
+                LOG.error("request %s is not logged: %s", row["request_id"], error.orig)
+        return written, unwritable
+
+    def table_rows(
+        self,
+        request_id: str,
+        endpoint: str,
+        version: str,
+        arm: str,
+        entity: str | None,
+        at: float,
+        seconds: float,
+        rows: list[Row],
+        predictions: list[float],
+    ) -> list[TableRow]:
+        same: TableRow = {"request_id": request_id, "endpoint": endpoint, "version": version, "arm": arm}
+        same |= {"seconds": seconds, "at": naive(datetime.fromtimestamp(at, UTC))}
+        column = self.log.entity
+        return [
+            same | {"row": n, "inputs": row, "prediction": value, "entity": entity or (column and row.get(column))}
+            for n, (row, value) in enumerate(zip(rows, predictions, strict=True))
+        ]
+
+    def tell_losses(self) -> None:
+        """Say and write down how many predictions the processes lost that ended before they had written all."""
+        for file in self.tally.place.glob("*.count"):
+            with contextlib.suppress(ProjectError, FileNotFoundError):  # it lives, or another process was faster
+                with store.locked(file.with_suffix(".lock")):
+                    taken, dropped = FIELDS.unpack(file.read_bytes())
+                    with self.log.connection(write=True) as connection:
+                        before = sql.select(WRITERS.c.handled).where(WRITERS.c.id == file.stem)
+                        handled = connection.scalar(before) or 0
+                        facts = {"id": file.stem, "handled": handled, "dropped": dropped, "lost": taken - handled}
+                        self.log.put(connection, WRITERS, [facts | {"seen": now()}])
+                remove(file)
+                if lost := taken - handled:
+                    LOG.error("a service that ended early left at most %s predictions out of the log", f"{lost:,}")
+                    self.tell("lost_before", lost)
+
+    def stop(self) -> None:
+        self.stopping = True
+        self.wake.set()
+        self.join(STOP_S)
+        if self.waiting:
+            LOG.error("%s predictions are not logged: %s", f"{self.waiting:,}", self.told["error"])
+        self.tally.close(settled=not self.waiting)
+
+
+class Watched:
+    """Around the routes that predict, within keys and limits: what failed, who is out of range, whether to refuse."""
+
+    def __init__(self, app: ASGIApp, service: Service, writer: Writer, bursts: Any) -> None:
+        self.app, self.writer, self.bursts, self.conf = app, writer, bursts, writer.conf.out_of_range
+        self.paths = {f"{one.prefix}/predict" for one in service.endpoints}
+        self.seen: dict[str, list[float]] = {}  # by caller: when its window began, wrong requests since, all since
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"] not in self.paths:
+            return await self.app(scope, receive, send)
+        scope["asked_at"] = time.perf_counter()
+        if self.writer.conf.when_full == "refuse" and self.writer.full:
+            error = "predictions cannot be logged at the moment, so none are made: try again"
+            return await explain(scope, 503, error, headers={"retry-after": "1"})(scope, receive, send)
+        mine = self.window(scope["caller"])
+        if mine[1] > self.conf.requests and mine[1] > self.conf.share * mine[2]:
+            self.bursts.inc()
+            wait_s = math.ceil(mine[0] + self.conf.window_s - scope["asked_at"])
+            error = f"{mine[1]:,.0f} of {mine[2]:,.0f} requests of {scope['caller']} were out of range: wait {wait_s} s"
+            return await explain(scope, 429, error, headers={"retry-after": str(wait_s)})(scope, receive, send)
+        status = 500
+
+        async def send_seen(message: Message) -> None:
+            nonlocal status
+            status = message.get("status", status)
+            await send(message)
+
+        try:
+            await self.app(scope, receive, send_seen)
+        except asyncio.CancelledError:  # past the deadline
+            status = 503
+            raise
+        finally:
+            mine[1] += status == 422
+            mine[2] += 1
+            if status >= 500:
+                facts = {"endpoint": scope["path"], "version": scope["model_version"], "status": status}
+                self.writer.failed.append(facts | {"at": now(), "arm": scope.get("arm", "champion")})
+
+    def window(self, caller: str) -> list[float]:
+        since = time.perf_counter() - self.conf.window_s
+        if len(self.seen) > 10_000:  # callers without a key are as many as there are addresses
+            self.seen = {one: window for one, window in self.seen.items() if window[0] > since}
+        window = self.seen.setdefault(caller, [time.perf_counter(), 0, 0])
+        if window[0] < since:
+            window[:] = time.perf_counter(), 0, 0
+        return window
+
+
+def extend(app: FastAPI, service: Service) -> None:
+    log = open_log()
+    if log.conf.entity and not log.entity:
+        LOG.warning("conf/prediction_log.yml: entity %s is no column of SCHEMA: it is the request id", log.conf.entity)
+    bursts = prometheus.Counter(
+        "http_requests_out_of_range", "Turned away after a burst of wrong ones.", registry=service.registry
+    )
+    writer = Writer(log, service)
+    place = [one.cls for one in app.user_middleware].index(Guard)  # which knows the caller
+    app.user_middleware.insert(place + 1, Middleware(Watched, service=service, writer=writer, bursts=bursts))
+
+    @contextlib.asynccontextmanager
+    async def writing() -> AsyncIterator[None]:
+        for endpoint in service.endpoints:
+            endpoint.told["log"] = writer.told
+        writer.start()
+        yield
+        writer.stop()
+
+    service.answered.append(writer.take)
+    service.lifespans.append(writing)
+
+
+def remove(file: Path) -> None:
+    for one in (file, file.with_suffix(".lock")):
+        one.unlink(missing_ok=True)

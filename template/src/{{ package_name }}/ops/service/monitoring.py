@@ -1,0 +1,47 @@
+"""Metrics of what `monitor` found, beside those of the service: Prometheus' rules and Grafana's panels read them here."""
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from .app import Service
+
+REPORTS = Path("reports/monitoring")
+LABELS = ["signal", "of", "kind", "owner", "runbook", "action", "version"]
+
+
+class Signals(Collector):
+    """The newest report, read again when there is a newer one."""
+
+    def __init__(self) -> None:
+        self.file, self.report, self.started = "", {}, time.time()  # type: ignore[var-annotated]
+
+    def collect(self) -> Iterator[Any]:
+        newest = max((file.name for file in REPORTS.glob("*.json")), default="")
+        if newest != self.file:
+            self.file, self.report = newest, json.loads((REPORTS / newest).read_text(encoding="utf-8"))
+        value = GaugeMetricFamily("monitoring_signal", "Value of a signal of conf/monitoring.yml.", labels=LABELS)
+        fired = GaugeMetricFamily("monitoring_fired", "1: the signal fired in the newest report.", labels=LABELS)
+        for one in self.report.get("signals", []):
+            place = one.get("column") or one.get("slice") or ""
+            names = [one["name"], place, *(one[name] for name in LABELS[2:-1]), self.report["version"]]
+            fired.add_metric(names, one["fired"])
+            if one["value"] is not None:
+                value.add_metric(names, one["value"])
+        at = (
+            (REPORTS / newest).stat().st_mtime if newest else self.started
+        )  # before the first: since when one is awaited
+        report = GaugeMetricFamily(
+            "monitoring_report_timestamp_seconds", "When the newest report was written.", value=at
+        )
+        yield from (value, fired, report)
+
+
+def extend(app: FastAPI, service: Service) -> None:
+    service.registry.register(Signals())
