@@ -306,7 +306,10 @@ def stop(reason: str, name: str | None = None) -> State:
 
 
 def status(name: str | None = None) -> list[dict[str, Any]]:
-    """Return the experiments of environment NAME, newest first, each as its state."""
+    """Return the experiments of environment NAME, newest first, each as its state.
+
+    One that a service stopped has not ended before `step` has noted it and taken the alias away.
+    """
     from . import environments
 
     chosen, client = environments.open_store(name or read().environment)
@@ -316,7 +319,9 @@ def status(name: str | None = None) -> list[dict[str, Any]]:
         for key, value in there.tags.items()
         if key.startswith(TAG)
     }
-    return sorted((json.loads(text) for text in texts), key=lambda one: one["started"], reverse=True)
+    found, told = running(client, chosen.model), map(json.loads, texts)
+    told = [one | {"ended": None} if found and one["id"] == found[1].id else one for one in told]
+    return sorted(told, key=lambda one: one["started"], reverse=True)
 
 
 def sentence(told: dict[str, Any]) -> str:
