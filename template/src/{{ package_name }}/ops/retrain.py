@@ -145,7 +145,9 @@ def look(engine: Any, policy: Policy, options: argparse.Namespace) -> Situation:
     for one in past:
         if one["outcome"] == "on trial" and on_trial != one["version"]:
             won = one["version"] == version
-            why = "it is in use" if won else f"its experiment ended, version {version} stays in use{ending(policy, one)}"
+            why = (
+                "it is in use" if won else f"its experiment ended, version {version} stays in use{ending(policy, one)}"
+            )
             finish(engine, policy, one, "promoted" if won else "aborted", why)
     chosen, dev = environments.open_store("dev")
     made_by = dev.get_run(tracking.find_version(dev, chosen.model, version).run_id)
