@@ -158,7 +158,8 @@ def by_day(log: Any, since: datetime, until: datetime) -> list[dict[str, Any]]:
             found[day].add(rows)
     of = FAILURES.c
     with log.connection() as connection:
-        for at in connection.execute(sql.select(of.at).where(of.at >= since, of.at < until)).scalars():
+        seen = sql.select(of.at).where(of.at >= since, of.at < until, of.arm == "champion")  # what callers saw fail
+        for at in connection.execute(seen).scalars():
             found[at.date()].failures += 1
     return [{"day": str(day), **found[day].told()} for day in sorted(found)]
 
