@@ -25,7 +25,7 @@ import numpy as np
 import pandas as pd
 
 from .. import data, model
-from . import ProjectError, UsageError, gates, settings, store, tracking
+from . import ProjectError, UsageError, experiment, gates, prediction_log, settings, store, tracking
 from .handoff import as_records
 from .pipeline import say
 
@@ -183,12 +183,9 @@ class Replay:
 
     def turn(self, now: datetime) -> None:
         """Let the loop turn once, as `nox -s loop` does, at the simulated moment NOW."""
-        from . import experiment, monitor, prediction_log
-
         time.sleep(2 * prediction_log.open_log().conf.flush_s)  # until the service has written what it answered
         # the log has the real time: what counts is asked since the turn began that the simulated window begins in
-        window = timedelta(days=settings.read("monitoring", monitor.Monitoring).window_days)
-        since = next((real for then, real in self.begun if then >= now - window), self.begun[-1][1])
+        since = next((real for then, real in self.begun if then >= now - window()), self.begun[-1][1])
         words = [
             ["monitor", "--since", since.isoformat()],
             ["retrain", "--if-triggered", "--as-of", f"{now:%Y-%m-%dT%H:%M:%S}"],
@@ -227,6 +224,13 @@ class Replay:
             "counts": dict(sorted(self.counts.items())),
             "turns": self.turns,
         }
+
+
+def window() -> timedelta:
+    """Return how far back `monitor` looks."""
+    from . import signals
+
+    return timedelta(days=settings.read("monitoring", signals.Monitoring).window_days)
 
 
 def command(*words: str) -> int:
