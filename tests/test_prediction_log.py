@@ -9,7 +9,6 @@ import textwrap
 from pathlib import Path
 
 import psycopg
-import psycopg_binary
 import pytest
 import yaml
 from conftest import Render, package_of
@@ -78,11 +77,9 @@ def test_two_services_log_into_one_postgresql_database(project: Render, environm
     package = package_of(folder)
     drivers = tmp_path / "drivers"  # the project's user adds psycopg to its dependencies; here it is the template's
     drivers.mkdir()
-    for module in (psycopg, psycopg_binary):
-        (drivers / module.__name__).symlink_to(Path(str(module.__file__)).parent)
-    for libs in Path(str(psycopg_binary.__file__)).parent.parent.glob("psycopg_binary.libs"):
-        (drivers / libs.name).symlink_to(libs)
-    variables = os.environ | {"PYTHONPATH": f"{folder / 'src'}{os.pathsep}{drivers}"}
+    for found in Path(psycopg.__path__[0]).parent.glob("psycopg*"):  # its parts and what says their versions
+        (drivers / found.name).symlink_to(found)
+    variables = os.environ | {"PYTHONPATH": f"{folder / 'src'}{os.pathsep}{drivers}", "OMP_NUM_THREADS": "1"}
     with contextlib.ExitStack() as stack:
         # not below tmp_path, which is root's alone: PostgreSQL runs as a user of its own
         place = stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True))

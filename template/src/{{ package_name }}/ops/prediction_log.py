@@ -207,7 +207,7 @@ class PredictionLog:
             # a fresh connection each time: an open one would go on writing to a database file that is no longer there
             pool: dict[str, Any] = {"poolclass": sql.NullPool} if kind == "sqlite" else {"pool_pre_ping": True}
             self.engine = sql.create_engine(address, **pool)
-        except (sql.exc.ArgumentError, ImportError) as error:
+        except (sql.exc.SQLAlchemyError, ImportError) as error:
             raise ProjectError(
                 f"conf/prediction_log.yml: url {conf.url}: {settings.hide(str(error), conf.url)}"
             ) from None
@@ -275,7 +275,8 @@ class PredictionLog:
         with self.connection(write=True) as connection:
             new = 0
             if full:
-                new = connection.execute(self.insert(PREDICTIONS).on_conflict_do_nothing(), full).rowcount
+                once = self.insert(PREDICTIONS).on_conflict_do_nothing().returning(PREDICTIONS.c.number)
+                new = len(connection.execute(once, full).all())  # PostgreSQL's driver does not count them
             if failed:
                 connection.execute(FAILURES.insert(), failed)
             if writer:
@@ -444,4 +445,6 @@ def now() -> datetime:
 
 def naive(moment: datetime) -> datetime:
     """Return MOMENT in UTC without a zone; one without a zone is in UTC."""
-    return moment.astimezone(UTC).replace(tzinfo=None) if moment.tzinfo else moment
+    with contextlib.suppress(OverflowError):  # in the first hours of year 1, or the last of 9999
+        return moment.astimezone(UTC).replace(tzinfo=None) if moment.tzinfo else moment
+    return moment.replace(tzinfo=None)

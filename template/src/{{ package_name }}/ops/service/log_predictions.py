@@ -28,7 +28,7 @@ from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .. import ProjectError, store
-from ..prediction_log import WRITERS, PredictionLog, naive, now, open_log
+from ..prediction_log import WRITERS, Away, PredictionLog, naive, now, open_log
 from ..prediction_log import Row as TableRow
 from .app import Service, explain
 from .contract import Row
@@ -208,7 +208,7 @@ class Writer(threading.Thread):
     def tell_losses(self) -> None:
         """Say and write down how many predictions the processes lost that ended before they had written all."""
         for file in self.tally.place.glob("*.count"):
-            with contextlib.suppress(ProjectError, FileNotFoundError):  # it lives, or another process was faster
+            try:
                 with store.locked(file.with_suffix(".lock")):
                     taken, dropped = FIELDS.unpack(file.read_bytes())
                     with self.log.connection(write=True) as connection:
@@ -216,10 +216,14 @@ class Writer(threading.Thread):
                         handled = connection.scalar(before) or 0
                         facts = {"id": file.stem, "handled": handled, "dropped": dropped, "lost": taken - handled}
                         self.log.put(connection, WRITERS, [facts | {"seen": now()}])
-                remove(file)
-                if lost := taken - handled:
-                    LOG.error("a service that ended early left at most %s predictions out of the log", f"{lost:,}")
-                    self.tell("lost_before", lost)
+            except Away:
+                raise
+            except (ProjectError, FileNotFoundError):  # it lives, or another process was faster
+                continue
+            remove(file)
+            if lost := taken - handled:
+                LOG.error("a service that ended early left at most %s predictions out of the log", f"{lost:,}")
+                self.tell("lost_before", lost)
 
     def stop(self) -> None:
         self.stopping = True
