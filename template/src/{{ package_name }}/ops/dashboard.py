@@ -66,7 +66,8 @@ def gather(until: datetime, days: float) -> dict[str, Any]:
     since = until - timedelta(days=days)
     chosen, client = tracking.open_store()
     conf = settings.read("monitoring", Monitoring)
-    version = in_use() or tracking.aliases(client, chosen.model).get("champion")
+    deployed = in_use()
+    version = deployed or tracking.aliases(client, chosen.model).get("champion")
     daily = by_day(prediction_log.open_log(), since, until)
     reports = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(REPORTS.glob("*.json"))[-N_REPORTS:]]
     reports = [one for one in reports if str(since) < one["window"]["until"] <= str(until)]
@@ -100,7 +101,7 @@ def gather(until: datetime, days: float) -> dict[str, Any]:
         "daily": daily,
         "reports": [{key: one[key] for key in ("window", "version", "signals")} for one in reports],
         "versions": [one for one in runs if one["version"]],
-        "experiments": experiment.status(),
+        "experiments": experiment.status() if deployed else [],  # before, there is nothing to try a version against
         "retrainings": retrainings,
         "budget": triggers.read().budget.model_dump(),
         "uptime": uptime.report(),

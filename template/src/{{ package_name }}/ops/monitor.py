@@ -121,24 +121,18 @@ def days_of(watched: Watched, conf: Monitoring) -> float:
 def causes(signals: Signals, windows: dict[float, Seen], conf: Monitoring) -> Signals:
     """Return what most likely lies behind the signals that fired, the likeliest first, each with its contribution, 0 to 1.
 
-    A column's is its change times what predictions hang on it, as a share of all columns that changed; a slice's is its
-    part of the loss that was added, beyond its part of the rows.
+    A column's is how far it has moved times its part of what moves predictions; a slice's is its part of the loss that
+    was added, beyond its part of the rows.
     """
-    seen, changed = windows[conf.window_days], defaultdict(list)
+    seen, changed, found = windows[conf.window_days], defaultdict(list), []
     for one in signals:
         if one["fired"] and one["source"] in ("inputs", "missing", "unseen"):
             changed[one["column"]].append(one)
-    weights = seen.reference.weights
-    scores = {name: weights[name] * max(one["value"] for one in some) for name, some in changed.items()}
-    found = [
-        {
-            "what": f"column {name}",
-            "contribution": scores[name] / (sum(scores.values()) or 1),
-            "why": ", ".join(f"{one['name']} {one['value']:.3g}" for one in some)
-            + f"; {weights[name]:.0%} of what moves predictions",
-        }
-        for name, some in changed.items()
-    ]
+    for name, some in changed.items():
+        weight, moved = seen.reference.weights[name], max(one.get("effect", one["value"]) for one in some)
+        told = [f"{one['name']} {one['value']:.3g}" for one in some]
+        why = f"{', '.join(told)}; {weight:.0%} of what moves predictions"
+        found.append({"what": f"column {name}", "contribution": weight * moved, "why": why})
     if any(one["fired"] and one["kind"] in ("decay", "calibration") for one in signals) and len(seen.labelled):
         found += slices_to_blame(seen, conf)
     return sorted(found, key=lambda one: -one["contribution"])[:N_CAUSES]
