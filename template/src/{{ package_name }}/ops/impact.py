@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from .. import data, model
-from . import UsageError, gates, settings, tracking
+from . import ProjectError, UsageError, gates, settings, tracking
 from .gates import Candidate, Release, quality
 
 MAIN = "the main model"  # what `serve --model` names
@@ -118,15 +118,23 @@ def gains(truth: pd.Series, ours: np.ndarray, theirs: np.ndarray) -> dict[str, f
 
 
 def follow(edge: Edge, rows: pd.DataFrame, fed: np.ndarray) -> np.ndarray:
-    """Return what the second model of EDGE predicts for ROWS when it is fed FED, as the service would."""
+    """Return what the second model of EDGE predicts for ROWS when it is fed FED, as the service would.
+
+    Left out are rows that it takes from nobody; what callers send beside this project's columns is as in its example.
+    """
     from .handoff import as_records
+    from .service.contract import Unanswerable
     from .service.servable import resolve
 
     second = resolve(edge.second)
-    given = rows.assign(**{edge.column: fed})
-    columns = [name for name in second.contract.columns if name in given]
-    records = as_records(given[columns])
-    parsed = second.contract.parse(json.dumps(records).encode())
+    columns = second.contract.columns
+    absent = {name: second.example[name] for name in columns if name not in rows and name != edge.column}
+    given = rows.assign(**absent, **{edge.column: fed})[[*columns]]
+    given = given.dropna(subset=[name for name in columns if not columns[name].get("null") and name != edge.column])
+    try:
+        parsed = second.contract.parse(json.dumps(as_records(given)).encode())
+    except Unanswerable as error:
+        raise ProjectError(f"{edge.second} does not take what it is fed at {edge.endpoint}: {error}") from None
     return np.asarray(second.compute(parsed), "float64")
 
 

@@ -39,6 +39,7 @@ class Split:
         self.used, self.answered, self.failed = 0, 0, 0
         self.failures: list[dict[str, Any]] = []  # not written into the prediction log yet
         self.took = {arm: collections.deque[float](maxlen=4 * state.stop.window) for arm in ("ours", "theirs")}
+        self.owed = 0  # answers of the champion to compare with: one for each of the challenger, from the same time
         self.tasks: set[asyncio.Task[None]] = set()
         name = "shadow" if state.mode == "shadow" else "challenger"
         self.seconds = {
@@ -68,8 +69,10 @@ class Split:
         return Timed(self, champion)
 
     def took_s(self, arm: str, seconds: float) -> None:
-        self.took[arm].append(seconds)
         self.seconds[arm].observe(seconds)
+        if arm == "ours" or self.owed:
+            self.took[arm].append(seconds)
+            self.owed += 1 if arm == "ours" else -1
 
     def fail(self, endpoint: Endpoint, error: Exception) -> None:
         """Count a failure of the challenger; too many end the experiment in this process at once."""
