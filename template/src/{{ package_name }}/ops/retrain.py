@@ -217,8 +217,7 @@ def train(engine: Any, policy: Policy, attempt: Attempt) -> str:
         used = client.get_run(tracking.find_version(client, old.model, attempt["before"]).run_id).data.tags["data"]
         if used.partition("@")[2] == attempt["data"]:
             raise Refused(f"version {attempt['before']} was trained on these very rows: there is nothing to learn")
-        training.settle(repo, chosen, "register")
-        result = training.summary(chosen, [])
+        result = training.summary(chosen, training.settle(repo, chosen, "register"))
     triggers.note(engine, attempt, version=result["version"], result=training.sentence(result))
     return result["version"]
 
