@@ -43,8 +43,8 @@ def level(session: nox.Session, number: int) -> None:
 
 @nox.session
 def demo(session: nox.Session) -> None:
-    """Render the highest level into demo, run its main job on real flights and say what to look at."""
-    uv_run(session, "python", "tools/demo.py", str(ROOT / "demo"))
+    """Render the highest level into demo, run its main job on real flights, say what to look at; `-- --fast` for less."""
+    uv_run(session, "python", "tools/demo.py", str(ROOT / "demo"), *session.posargs)
 
 
 @nox.session

@@ -1,8 +1,9 @@
 """Render the highest level into a folder, run its main job on real flights, and say what to look at.
 
-    python tools/demo.py FOLDER [--level N] [--list]
+    python tools/demo.py FOLDER [--level N] [--fast] [--list]
 
-FOLDER is made afresh each time. A step whose command the level does not have is left out.
+FOLDER is made afresh each time. A step whose command the level does not have is left out. At level 4 the year 2013 goes by:
+the model of January to March is in use, each flight is asked about at its time, and whatever happens then the loop does.
 """
 
 import argparse
@@ -60,6 +61,36 @@ STEPS: list[Step] = [
     *release(1),
     ("score-batch", "", "Score all rows with it", f"uv run {RUN} {BATCH}"),
 ]
+KNOWN = [f"data/sample/flights-2013-{month:02}.parquet" for month in (1, 2, 3)]
+LOOP: list[Step] = [
+    ("", "", "Keep what is known in April apart", "mkdir data/known"),
+    ("", "", "", f"cp {' '.join(KNOWN)} data/known"),
+    ("", "", "What was set for a sample with a fraction of the traffic", "git --no-pager diff --unified=0 conf"),
+    ("", "", "Lock the environment and commit, which each run names", "uv lock --quiet"),
+    ("", "", "", "git add --all"),
+    ("", "", "", "git commit --quiet --message Lock"),
+    ("", "", "Gather the data and train", f"uv run {RUN} train"),
+    *release(1),
+]
+# What a person sets in conf/ for it: the file, what stands there, what instead.
+CHANGES = [
+    ("data", "url: data/sample", "url: data/known"),
+    ("experiment", "shares: [0.05, 0.25, 0.5], requests: 3_000", "shares: [0.5], requests: 3_000"),
+    ("experiment", "margin: 0.01", "margin: 0.02"),
+]
+AFTERWARDS: list[Step] = [
+    ("", "", "What was tried on callers, and what came of it", f"uv run {RUN} experiment status"),
+    (
+        "",
+        "",
+        "Who did what, when and why, and is that still what was written",
+        f"uv run {RUN} audit show --action deploy",
+    ),
+    ("", "", "", f"uv run {RUN} audit verify"),
+    ("", "", "All of it on one page", f"uv run {RUN} dashboard --days 1"),
+]
+REPLAY = "--from 2013-04-01 --share 0.5 --every 15 --loop"
+FAST = "--until 2013-07-15"
 WHILE_SERVED: list[Step] = [
     ("lineage", "", "Trace that answer to the raw data", f"uv run {RUN} lineage --response data/answer.json"),
     ("deploy", "", "Train another version", f"uv run {RUN} train --set parameters.max_leaf_nodes=12"),
@@ -73,6 +104,10 @@ BACK: list[Step] = [
 MODELS = {"deploy": "env:prod", "promote": "models:/flights-late@champion", "serve": "models/model.skops"}
 SWAP_S = 60  # seconds; it takes one or two
 LOOK_AT = {
+    "reports/simulation/summary.html": "month by month, the first version alone and the loop",
+    "reports/dashboard.html": "the model in production: traffic, quality, drift, versions, experiments, retrainings, cost",
+    "reports/monitoring": "what was measured at each turn of the loop",
+    "reports/issues": "what people were asked to look at",
     "models/HANDOFF.md": "what goes into the model, what comes out, how good it is",
     "data/scored.csv": "December with a prediction for each flight",
     "notebooks/experiment.ipynb": "the data and the model in plots",
@@ -88,6 +123,7 @@ def main() -> int:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--level", type=int, choices=LEVELS, default=LEVELS[-1], help="default: %(default)s")
     parser.add_argument("--list", action="store_true", help="list the practices, do not run their tests (minutes)")
+    parser.add_argument("--fast", action="store_true", help="level 4: some months, not the whole year")
     options = parser.parse_args()
     folder, level = options.folder.resolve(), options.level
     began = time.monotonic()
@@ -96,6 +132,9 @@ def main() -> int:
     os.environ.pop("VIRTUAL_ENV", None)
     told = subprocess.run(["uv", "run", "--quiet", *RUN.split(), "--help"], capture_output=True, text=True, check=True)
     commands = set(re.findall(r"^  ([a-z-]+) ", told.stdout, re.MULTILINE))
+    if "simulate" in commands:
+        live(commands, options.fast)
+        return close(folder, level, time.monotonic() - began)
     walk(STEPS, commands)
     if "serve" in commands:
         model = next(model for needed, model in MODELS.items() if needed in commands)
@@ -110,8 +149,35 @@ def main() -> int:
     practices = "maturity --list" if options.list else "maturity"
     step("Show the practices of this level with their evidence", f"uv run {RUN} {practices}")
     subprocess.run(["uv", "run", *RUN.split(), *practices.split()], check=True)
-    close(folder, level, time.monotonic() - began)
-    return 0
+    return close(folder, level, time.monotonic() - began)
+
+
+def live(commands: set[str], fast: bool) -> None:
+    """Let the first version answer, and the loop do what it finds necessary while the year goes by."""
+    for name, before, after in CHANGES:
+        file = Path(f"conf/{name}.yml")
+        text = file.read_text(encoding="utf-8")
+        if before not in text:
+            sys.exit(f"{file} has no {before!r}: mend CHANGES in tools/demo.py")
+        file.write_text(text.replace(before, after), encoding="utf-8")
+    walk(LOOP, commands)
+    step("Serve what is in use in production", f"uv run {RUN} serve --model env:prod")
+    with serving("env:prod") as address:
+        walk(
+            [
+                (
+                    "",
+                    "",
+                    "The year goes by, and nobody touches anything",
+                    f"uv run {RUN} simulate --url {address} {REPLAY} {FAST * fast}",
+                )
+            ],
+            commands,
+        )
+        ask(address)
+    walk(AFTERWARDS, commands)
+    step("Show the practices of this level with their evidence", f"uv run {RUN} maturity --list")
+    subprocess.run(["uv", "run", *RUN.split(), "maturity", "--list"], check=True)
 
 
 def make_project(folder: Path, level: int) -> None:
@@ -129,7 +195,7 @@ def make_project(folder: Path, level: int) -> None:
 
 def walk(steps: list[Step], commands: set[str]) -> None:
     for needed, needless, title, typed in steps:
-        if needed in commands and needless not in commands:
+        if needed in {"", *commands} and needless not in commands:
             step(title, typed)
             subprocess.run(typed.split(), check=True)
 
@@ -168,12 +234,13 @@ def serving(model: str) -> Iterator[str]:
             server.wait(timeout=60)
 
 
-def close(folder: Path, level: int, seconds: float) -> None:
+def close(folder: Path, level: int, seconds: float) -> int:
     print(f"\n== Done: level {level} in {seconds:.0f} s. Look at\n")
     there = {name: why for name, why in LOOK_AT.items() if (folder / name).exists()}
     for name, why in there.items():
         print(f"   {folder / name!s:<{len(str(folder)) + 34}}{why}")
     print(f"\n   cd {folder} && uv run {RUN}    # all commands; README.md says how to go on")
+    return 0
 
 
 def step(title: str, typed: str) -> None:

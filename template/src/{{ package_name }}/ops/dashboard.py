@@ -72,7 +72,8 @@ def gather(until: datetime, days: float) -> dict[str, Any]:
     reports = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(REPORTS.glob("*.json"))[-N_REPORTS:]]
     reports = [one for one in reports if str(since) < one["window"]["until"] <= str(until)]
     runs = tracking.describe(client, chosen, tracking.search(client))
-    retrainings = [one for one in triggers.past(triggers.database()) if str(since) <= one["began"] <= str(until)]
+    past = triggers.past(triggers.database())  # `began` may be the time of a replay, `until` is when it began here
+    retrainings = [one for one in past if since <= datetime.fromisoformat(one["until"]) <= until]
     spent = {
         "training": sum(one["metrics"].get("fit_seconds", 0) for one in runs if one["started"] >= str(since)),
         "retraining": sum(one["seconds"] for one in retrainings),
@@ -158,7 +159,8 @@ def by_day(log: Any, since: datetime, until: datetime) -> list[dict[str, Any]]:
             found[day].add(rows)
     of = FAILURES.c
     with log.connection() as connection:
-        for at in connection.execute(sql.select(of.at).where(of.at >= since, of.at < until)).scalars():
+        seen = sql.select(of.at).where(of.at >= since, of.at < until, of.arm == "champion")  # what callers saw fail
+        for at in connection.execute(seen).scalars():
             found[at.date()].failures += 1
     return [{"day": str(day), **found[day].told()} for day in sorted(found)]
 

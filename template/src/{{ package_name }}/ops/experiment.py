@@ -67,6 +67,8 @@ class Experiment(Rules, frozen=True):
     """conf/experiment.yml"""
 
     environment: str
+    owner: str
+    runbook: str
     modes: dict[Mode, Plan]
 
 
@@ -138,7 +140,8 @@ def run(options: argparse.Namespace) -> None:
         decision = step(options.env)
         print(json.dumps(asdict(decision)) if options.json else f"{decision.result}: {decision.why}")
         if decision.result == "aborted":
-            raise Refused(f"the experiment is over, the champion answers everybody: {decision.why}")
+            told = f"owner {read().owner}, {read().runbook}"
+            raise Refused(f"the experiment is over, the champion answers everybody: {decision.why}; {told}")
         return None
     if options.action == "start":
         state = start(options.version, options.mode, options.env, options.reason)
@@ -178,7 +181,7 @@ def start(version: str, mode: Mode, name: str | None = None, reason: str = "none
             raise Refused(f"{there} is in use in {name}: there is nothing to compare version {version} with")
         there = admit(name, version, answers=mode != "shadow")
         state = State(
-            **conf.model_dump(exclude={"environment", "modes"}),
+            **conf.model_dump(include=set(Rules.model_fields)),
             id=secrets.token_hex(4),
             mode=mode,
             champion=champion.tags["origin_version"],
@@ -306,7 +309,10 @@ def stop(reason: str, name: str | None = None) -> State:
 
 
 def status(name: str | None = None) -> list[dict[str, Any]]:
-    """Return the experiments of environment NAME, newest first, each as its state."""
+    """Return the experiments of environment NAME, newest first, each as its state.
+
+    One that a service stopped has not ended before `step` has noted it and taken the alias away.
+    """
     from . import environments
 
     chosen, client = environments.open_store(name or read().environment)
@@ -316,7 +322,9 @@ def status(name: str | None = None) -> list[dict[str, Any]]:
         for key, value in there.tags.items()
         if key.startswith(TAG)
     }
-    return sorted((json.loads(text) for text in texts), key=lambda one: one["started"], reverse=True)
+    found, told = running(client, chosen.model), map(json.loads, texts)
+    told = [one | {"ended": None} if found and one["id"] == found[1].id else one for one in told]
+    return sorted(told, key=lambda one: one["started"], reverse=True)
 
 
 def sentence(told: dict[str, Any]) -> str:

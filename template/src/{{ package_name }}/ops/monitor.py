@@ -93,6 +93,7 @@ def measure(since: datetime | None = None, until: datetime | None = None, log: A
     with log.connection() as connection:
         for seen in windows.values():
             wanted = sql.select(sql.func.count()).where(of.at >= seen.since, of.at < until, of.endpoint == "/predict")
+            wanted = wanted.where(of.arm == "champion")  # where a version on trial fails the champion answers
             seen.n_failed = int(connection.scalar(wanted) or 0)
     signals = [one for name, of in conf.signals.items() for one in judge(name, of, windows[days_of(of, conf)], conf)]
     seen, now = windows[conf.window_days], datetime.now(UTC)

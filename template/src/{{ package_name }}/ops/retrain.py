@@ -145,7 +145,9 @@ def look(engine: Any, policy: Policy, options: argparse.Namespace) -> Situation:
     for one in past:
         if one["outcome"] == "on trial" and on_trial != one["version"]:
             won = one["version"] == version
-            why = "it is in use" if won else f"its experiment ended, version {version} stays in use"
+            why = (
+                "it is in use" if won else f"its experiment ended, version {version} stays in use{ending(policy, one)}"
+            )
             finish(engine, policy, one, "promoted" if won else "aborted", why)
     chosen, dev = environments.open_store("dev")
     made_by = dev.get_run(tracking.find_version(dev, chosen.model, version).run_id)
@@ -163,6 +165,14 @@ def look(engine: Any, policy: Policy, options: argparse.Namespace) -> Situation:
     now = options.as_of or datetime.now(UTC).replace(tzinfo=None)
     reports, newest = triggers.read_reports(), newest or learned_until
     return Situation(now, version, trained, learned_until, newest, count + gathered, reports, past, on_trial, alerts)
+
+
+def ending(policy: Policy, attempt: Attempt) -> str:
+    """Return why the experiment with the version of ATTEMPT ended, to put behind a sentence."""
+    from . import experiment
+
+    told = [one["why"] for one in experiment.status(policy.environment) if one["challenger"] == attempt["version"]]
+    return f": {told[0]}" if told else ""
 
 
 def carry_on(engine: Any, policy: Policy, attempt: Attempt, now: Situation) -> tuple[dict[str, Any], str]:

@@ -5,7 +5,8 @@ python -m {package} simulate --url http://127.0.0.1:8000 --from 2013-04-01 --unt
 python -m {package} simulate --url http://127.0.0.1:8000 --from 2013-04-01 --drift temperature=15@2013-05-01 --bad 0.01
 
 With --loop, after every --every simulated days: monitor, experiment step, retrain --if-triggered. What is sent is the same for
-the same --seed. The summary compares, month by month, the version in use at the start with what the loop answered.
+the same --seed. The summary, reports/simulation/summary.html and .json, compares month by month the version in use at the
+start with what the loop answered.
 """
 
 import argparse
@@ -13,9 +14,10 @@ import contextlib
 import json
 import random
 import sys
+import time
 from collections import Counter
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,7 @@ import numpy as np
 import pandas as pd
 
 from .. import data, model
-from . import ProjectError, UsageError, gates, settings, store, tracking
+from . import ProjectError, UsageError, experiment, gates, prediction_log, settings, store, tracking
 from .handoff import as_records
 from .pipeline import say
 
@@ -74,6 +76,7 @@ def run(options: argparse.Namespace) -> None:
     REPORT.parent.mkdir(parents=True, exist_ok=True)
     (REPORT.parent / ".gitignore").write_text("*\n", encoding="utf-8")
     store.replaced(REPORT, json.dumps(told, indent=1).encode())
+    store.replaced(REPORT.with_suffix(".html"), page(told).encode())
     print(json.dumps(told) if options.json else summary(told))
 
 
@@ -128,6 +131,7 @@ class Replay:
         self.answers = pd.DataFrame(index=rows.index, columns=["predicted", "version"], dtype="object")
         self.counts: Counter[str] = Counter()
         self.turns: list[dict[str, Any]] = []
+        self.begun: list[tuple[datetime, datetime]] = []  # of each turn: the simulated moment, and the real one
 
     def run(self) -> dict[str, Any]:
         import httpx
@@ -144,6 +148,7 @@ class Replay:
             records = as_records(rows[known])
             while start <= rows[data.TIME].iloc[-1]:
                 end = start + every
+                self.begun.append((start, datetime.now(UTC)))
                 for number in rows.index[(rows[data.TIME] >= start) & (rows[data.TIME] < end)]:
                     self.ask(client, number, records[number])
                 due = int((rows[data.TIME] < end - late).sum())
@@ -178,9 +183,13 @@ class Replay:
 
     def turn(self, now: datetime) -> None:
         """Let the loop turn once, as `nox -s loop` does, at the simulated moment NOW."""
-        from . import experiment
-
-        words = [["monitor"], ["retrain", "--if-triggered", "--as-of", f"{now:%Y-%m-%dT%H:%M:%S}"]]
+        time.sleep(2 * prediction_log.open_log().conf.flush_s)  # until the service has written what it answered
+        # the log has the real time: what counts is asked since the turn began that the simulated window begins in
+        since = next((real for then, real in self.begun if then >= now - window()), self.begun[-1][1])
+        words = [
+            ["monitor", "--since", since.isoformat()],
+            ["retrain", "--if-triggered", "--as-of", f"{now:%Y-%m-%dT%H:%M:%S}"],
+        ]
         if any(one["ended"] is None for one in experiment.status()):
             words.insert(1, ["experiment", "step"])
         for one in words:
@@ -217,6 +226,13 @@ class Replay:
         }
 
 
+def window() -> timedelta:
+    """Return how far back `monitor` looks."""
+    from . import signals
+
+    return timedelta(days=settings.read("monitoring", signals.Monitoring).window_days)
+
+
 def command(*words: str) -> int:
     """Run a command of this project in this process, what it prints to stderr; return its exit code."""
     from ..__main__ import main
@@ -237,3 +253,48 @@ def summary(told: dict[str, Any]) -> str:
         f"{one['began']}  {one['outcome']}: version {one['version']}: {one['why']}" for one in told["retrainings"]
     ]
     return "\n".join([*lines, ", ".join(f"{n:,} {name}" for name, n in told["counts"].items())])
+
+
+def page(told: dict[str, Any]) -> str:
+    """Return the same as a page."""
+    from . import charts
+
+    months, frozen = told["months"], f"version {told['frozen_version']} alone"
+    names = list(months[0]["frozen"]) if months else []
+    drawn = [
+        (
+            name,
+            charts.lines(
+                {
+                    who: [(middle(one), one[key][name]) for one in months]
+                    for who, key in ((frozen, "frozen"), ("the loop", "loop"))
+                },
+                zero=False,
+            ),
+        )
+        for name in names
+    ]
+    rows = [
+        [
+            one["month"],
+            one["rows"],
+            *(one[key][name] for name in names for key in ("frozen", "loop")),
+            ", ".join(one["versions"]),
+        ]
+        for one in months
+    ]
+    head = ["month", "rows", *(f"{name} {who}" for name in names for who in ("alone", "loop")), "answered by version"]
+    tried = [
+        [one["began"][:10], one["version"], one["outcome"], one["why"], one["result"]] for one in told["retrainings"]
+    ]
+    return charts.page(
+        f"{frozen}, and the loop",
+        charts.grid(drawn),
+        charts.section("Months", charts.table(head, rows)),
+        charts.section("Retrainings", charts.table(["began", "version", "outcome", "why", "result"], tried)),
+        charts.section("Requests", charts.table(["what", "number"], told["counts"].items())),
+    )
+
+
+def middle(month: dict[str, Any]) -> datetime:
+    return datetime.fromisoformat(f"{month['month']}-15")

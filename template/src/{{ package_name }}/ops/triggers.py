@@ -132,8 +132,8 @@ def read() -> Policy:
 def judge(policy: Policy, now: Situation) -> Verdict:
     """Return what fired, what is only a warning, and what speaks against training now."""
     fired, warned = list(now.alerts), list[Trigger]()
-    for kind, rule in policy.signals.items():
-        for signal in confirmed(now, kind, rule):
+    for name, rule in policy.signals.items():
+        for signal in confirmed(policy, now, name):
             (fired if rule.then == "retrain" else warned).append(signal)
     last = moment(now.past[-1]["began"]) if now.past else now.trained
     unlearned, rested = days(now.newest_row - now.learned_until), days(now.now - last)
@@ -157,15 +157,20 @@ def judge(policy: Policy, now: Situation) -> Verdict:
     return Verdict(fired, warned, against[0] if against else None, gave_up)
 
 
-def confirmed(now: Situation, kind: str, rule: Hysteresis) -> Iterator[Trigger]:
-    """Yield each signal of KIND that fired often enough in the reports on the version in use, and in the newest."""
+def confirmed(policy: Policy, now: Situation, name: str) -> Iterator[Trigger]:
+    """Yield each signal of NAME that fired often enough in the reports on the version in use, and in the newest.
+
+    NAME is that of a signal or of a kind, which then stands for all signals of that kind that have no rule of their own.
+    """
+    rule = policy.signals[name]
     recent = [one for one in now.reports if str(one.get("version")) == now.version][-rule.of :]
     for signal in recent[-1]["signals"] if recent else []:
         times = sum(any(same(one, signal) and one["fired"] for one in report["signals"]) for report in recent)
-        if signal["kind"] == kind and signal["fired"] and times >= rule.at_least:
+        mine = name == (signal["name"] if signal["name"] in policy.signals else signal["kind"])
+        if mine and signal["fired"] and times >= rule.at_least:
             place = next((f" of {signal[key]}" for key in ("column", "slice") if signal.get(key)), "")
             why = f"{signal['name']}{place} is {signal['value']}, threshold {signal['threshold']}, in {times} of {len(recent)} reports"
-            yield Trigger(f"{kind}: {signal['name']}{place}", why, signal["owner"], signal["runbook"])
+            yield Trigger(f"{signal['kind']}: {signal['name']}{place}", why, signal["owner"], signal["runbook"])
 
 
 def same(one: dict[str, Any], other: dict[str, Any]) -> bool:
