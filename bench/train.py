@@ -73,13 +73,10 @@ def make_project(folder: Path, n_rows: int) -> str:
     run(folder, ["uv", "sync", "--quiet"])
     who = ["-c", "user.name=Bench", "-c", "user.email=bench@example.org"]
     (folder / "data/raw").mkdir(parents=True)
-    source = sorted((folder / "data/sample").iterdir())
-    for number in range(max(1, n_rows // 60_000)):
-        for file in source:
-            rows = pd.read_parquet(file)
-            if number:
-                rows["flight_id"] += f"-{number}"
-            rows.to_parquet(folder / f"data/raw/{number:03}-{file.name}", index=False)
+    for file in sorted((folder / "data/sample").iterdir()):
+        rows = pd.read_parquet(file)
+        copies = [rows.assign(flight_id=rows["flight_id"] + f"-{n}") for n in range(max(1, n_rows // 60_000))]
+        pd.concat(copies, ignore_index=True).to_parquet(folder / "data/raw" / file.name, index=False)
     conf = folder / "conf/data.yml"
     conf.write_text(conf.read_text("utf-8").replace("url: data/sample", "url: data/source"), "utf-8")
     shutil.copytree(folder / "data/raw", folder / "data/source")
