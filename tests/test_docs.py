@@ -284,7 +284,6 @@ def test_how_to_add_a_command_works(project: Render, environment: Render) -> Non
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(HIGHEST < 2, reason="there is no training below level 2")
 def test_after_the_climb_to_level_2_the_page_is_all_that_is_left_to_do(project: Render) -> None:
     folder = project(1)
     features = folder / f"src/{package_of(folder)}/features.py"

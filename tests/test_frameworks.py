@@ -1,7 +1,6 @@
 """Any framework: model.py as docs/how-to/frameworks shows it is trained, registered, loaded back and served."""
 
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -9,7 +8,8 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from conftest import LEVELS, ROOT, Render, commit, package_of, reads
+from conftest import ROOT, Render, commit, package_of, reads
+from test_generated import run
 
 LIBRARY = {"lightgbm": "lightgbm>=4,<5", "pytorch": "torch==2.13.0"}
 ASK = """
@@ -22,7 +22,6 @@ print(type(model.unwrap_python_model().fitted).__name__)
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(LEVELS[-1] < 2, reason="there is no training below level 2")
 @pytest.mark.parametrize("framework", LIBRARY)
 def test_a_model_of_another_framework_is_trained_registered_loaded_back_and_served(
     framework: str, project: Render, tmp_path: Path
@@ -63,11 +62,3 @@ def test_a_model_of_another_framework_is_trained_registered_loaded_back_and_serv
             assert answer["model_version"] == said["version"]
         finally:
             server.kill()
-
-
-def run(folder: Path, *words: str, **environment: str) -> str:
-    environ = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
-    environ.pop("VIRTUAL_ENV", None)
-    done = subprocess.run(words, cwd=folder, env=environ, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
