@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ FAULTS = [
     for file in ROOT.glob(f"levels/{level}-*/faults.yml")
     for fault in yaml.safe_load(reads(file))
 ]
+A_TRAINED = "tests/ops/test_datasets.py::test_training_leaves_the_raw_data_as_it_is"  # a quick one
 
 
 @pytest.fixture(scope="session")
@@ -76,9 +78,34 @@ def test_a_project_for_another_problem_with_quotes_and_umlauts_in_its_name_passe
     run(folder, python_of(installed(level)), "-m", "pytest", "-q", PYTHONPATH=str(folder / "src"))
 
 
+@pytest.fixture(scope="session")
+def trained(shared: Path, installed: Render) -> Callable[[int, str], dict[str, str]]:
+    """Return a function that gives what makes the suite of (level, problem) take up a training of its unchanged project.
+
+    From level 3 on, faults are planted in what comes after training, which took most of the time of each.
+    """
+
+    def get(level: int, problem: str) -> dict[str, str]:
+        if level < 3:
+            return {}
+        source = installed(level, problem)
+        variables = {"PYTEST_PLUGINS": "shared_training", "PYTHONPATH": f"{source / 'src'}{os.pathsep}{ROOT / 'tests'}"}
+
+        def make(folder: Path) -> None:
+            folder.mkdir()
+            run(source, python_of(source), "-m", "pytest", "-q", A_TRAINED, **variables, TRAINED=str(folder))
+
+        return variables | {"TRAINED": str(once(shared / f"trained-{level}-{problem}", make))}
+
+    return get
+
+
 @pytest.mark.parametrize(("level", "fault"), FAULTS)
-def test_a_fault_makes_its_suite_fail(level: int, fault: dict[str, Any], installed: Render, tmp_path: Path) -> None:
-    source = installed(level, fault.get("problem", "classification"))
+def test_a_fault_makes_its_suite_fail(
+    level: int, fault: dict[str, Any], installed: Render, trained: Callable[[int, str], dict[str, str]], tmp_path: Path
+) -> None:
+    problem = fault.get("problem", "classification")
+    source, variables = installed(level, problem), trained(level, problem)
     folder = shutil.copytree(source, tmp_path / "faulty", ignore=shutil.ignore_patterns(".venv", "__pycache__"))
     (file,) = folder.glob(fault["file"])
     text = reads(file)
@@ -86,7 +113,6 @@ def test_a_fault_makes_its_suite_fail(level: int, fault: dict[str, Any], install
         assert text.count(right) == 1, f"{fault['file']} has {right!r} {text.count(right)} times: mend faults.yml"
         text = text.replace(right, wrong)
     file.write_text(text, encoding="utf-8")
-    done = attempt(
-        folder, python_of(source), "-m", "pytest", "-q", "-x", *fault["tests"], PYTHONPATH=str(folder / "src")
-    )
+    variables |= {"PYTHONPATH": f"{folder / 'src'}{os.pathsep}{ROOT / 'tests'}"}
+    done = attempt(folder, python_of(source), "-m", "pytest", "-q", "-x", *fault["tests"], **variables)
     assert done.returncode == 1, done.stdout + done.stderr  # 1: tests failed; others: they did not even run

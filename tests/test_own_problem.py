@@ -37,6 +37,8 @@ def bring_own_data(folder: Path, python: Path) -> None:
         (package / "fast.py").unlink()
         for file in (folder / "conf/environments/prod.yml", folder / "data/catalog.yml"):
             file.write_text(re.sub(r"masked: \[tail_number\].*", "masked: []", reads(file)))
+        if (log := folder / "conf/prediction_log.yml").exists():  # from level 4 on
+            log.write_text(reads(log).replace("entity: tail_number", "entity: reading"))
         words, variables = [python, "-m", package.name, "export-contract"], {"PYTHONPATH": str(folder / "src")}
         subprocess.run(words, cwd=folder, env={**os.environ, **variables}, check=True)
     commit(folder, "Bring own data")
