@@ -71,12 +71,18 @@ def read(file: Path, log: PredictionLog) -> Iterator[dict[str, Any]]:
     """Yield the labels in FILE; an empty cell is no label."""
     if file.suffix not in (".parquet", ".csv"):
         raise UsageError(f"{file} is neither .parquet nor .csv")
+    keys = [data.KEY] if isinstance(data.KEY, str) else list(data.KEY)
+    texts = {
+        "request_id",
+        *(name for name in keys if data.SCHEMA[name]["type"] in ("text", "category")),
+    }  # 007 is not 7
     try:
-        table = pd.read_parquet(file) if file.suffix == ".parquet" else pd.read_csv(file, dtype={"request_id": "str"})
+        table = (
+            pd.read_parquet(file) if file.suffix == ".parquet" else pd.read_csv(file, dtype=dict.fromkeys(texts, "str"))
+        )
     except ValueError as error:
         raise ProjectError(f"{file} cannot be read: {error}") from None
     column = next((name for name in (data.TARGET, "label") if name in table), None)
-    keys = [data.KEY] if isinstance(data.KEY, str) else list(data.KEY)
     if column is None or not ("request_id" in table or set(keys) <= set(table)):
         raise ProjectError(
             f"{file} must have a column {data.TARGET} or label, and {', '.join(keys)} or request_id: "
