@@ -31,6 +31,7 @@ ALIAS = "challenger"  # in an environment's registry: the version on trial
 TAG = "experiment"  # of that version: the state of its experiment, which every service process reads along
 GROUPS = 50  # of entities, that a standard error is taken from; fewer make it noisy, more take longer
 FEWEST = 20  # groups, and rows an arm, below which nothing is said about quality
+SPENT = 0.9  # of a step's requests, after which it is judged by them: a process that is killed takes its portion along
 MOST = 1_000_000  # labelled rows that are read: more would not change the answer
 
 OVER = ("aborted", "passed", "promoted")
@@ -538,7 +539,11 @@ def judge(state: State, ours: Arm, theirs: Arm) -> tuple[str, str]:
         return "aborted", f"it is worse: {said}"
     if state.mode == "ab" and sure:
         return "promoting", f"it is better: {said}"
-    if (n_rows >= plan.labels and compared) if plan.labels else ours.requests >= (plan.requests or 1):
+    if (
+        (n_rows >= plan.labels and compared)
+        if plan.labels
+        else ours.requests + ours.failures >= SPENT * (plan.requests or 1)
+    ):
         if state.mode == "ab":
             return "aborted", f"it is not better: {said}"
         if gain < -state.margin:
