@@ -113,7 +113,8 @@ def path() -> Path:
 
 
 def texts() -> list[str]:
-    return path().read_text(encoding="utf-8").splitlines() if path().is_file() else []
+    """Return the lines; what follows the last line break was never acknowledged."""
+    return path().read_text(encoding="utf-8").split("\n")[:-1] if path().is_file() else []
 
 
 def digest(line: Line) -> str:
@@ -169,12 +170,24 @@ def place() -> tuple[Any, str]:
 
 
 def anchor(line: Line) -> None:
-    """Tell the store of the last line; while it is away the log goes on, and `verify` says how far behind the store is."""
+    """Tell the store of the last line; while it is away the log goes on, and `verify` says how far behind the store is.
+
+    Nor is it told when the line that it knows of is not in the log: that would hide from `verify` that lines were removed.
+    """
     try:
         client, experiment = place()
+        known, kept = anchored()
+        if kept != line["before"] and not holds(known, kept):
+            raise ProjectError(f"line {known}, which it knows of, is not in the log: `audit verify`")
         client.set_experiment_tag(experiment, ANCHOR, f"{line['n']} {line['hash']}")
     except Exception as error:  # noqa: BLE001
         say(f"the audit log has line {line['n']}, the store was not told: {str(error).splitlines()[0]}")
+
+
+def holds(number: int, kept: str) -> bool:
+    """Return whether line NUMBER of the log has the hash KEPT; 0 stands for the beginning."""
+    lines = texts()
+    return number == 0 or (number <= len(lines) and json.loads(lines[number - 1])["hash"] == kept)
 
 
 def anchored() -> tuple[int, str]:

@@ -31,6 +31,7 @@ ALIAS = "challenger"  # in an environment's registry: the version on trial
 TAG = "experiment"  # of that version: the state of its experiment, which every service process reads along
 GROUPS = 50  # of entities, that a standard error is taken from; fewer make it noisy, more take longer
 FEWEST = 20  # groups, and rows an arm, below which nothing is said about quality
+SPENT = 0.9  # of a step's requests, after which it is judged by them: a process that is killed takes its portion along
 MOST = 1_000_000  # labelled rows that are read: more would not change the answer
 
 OVER = ("aborted", "passed", "promoted")
@@ -243,9 +244,13 @@ def step(name: str | None = None, sign_off: Callable[[str, str], None] | None = 
         in_use = champion.tags["origin_version"] if champion else "none"
         if state.result in OVER:  # ended by a service, or by a step that was killed
             return decision(end(client, there, state, state.result, state.why))
-        if not state.result and in_use != state.champion:
+        if in_use not in (state.champion, state.challenger if state.result else None):
             why = f"version {in_use} is in use in {name} since, not what it ran against"
             return decision(end(client, there, state, "aborted", why))
+        if state.result and taken_back(
+            client, there.name, state
+        ):  # after a step that was killed before it noted its end
+            return decision(end(client, there, state, "aborted", "it won and was rolled back"))
         if not state.result:
             log = prediction_log.open_log()
             result, why = judge(state, *observe(log, state))
@@ -282,8 +287,7 @@ def release(name: str, client: Any, there: Any, state: State, sign_off: Callable
         late = now() > state.started + timedelta(days=state.max_days)
         return end(client, there, state, "aborted", why) if late else state.model_copy(update={"why": why})
     except ProjectError as error:
-        last = environments.history(environments.open_store(name)[1], there.name)[:1]
-        if not last or (last[0]["kind"], last[0]["before"]) != ("rollback", state.challenger):
+        if not taken_back(environments.open_store(name)[1], there.name, state):
             raise
         return end(client, there, state, "aborted", f"it won and was taken back: {error}")
     environments.open_store(name)
@@ -292,6 +296,15 @@ def release(name: str, client: Any, there: Any, state: State, sign_off: Callable
         with releasing.working(name):
             releasing.take_back(name, client, there.name, state.by, f"automatic: {state.why}")
     return state
+
+
+def taken_back(client: Any, name: str, state: State) -> bool:
+    """Return whether the newest release in an environment is that the challenger was rolled back."""
+    from . import environments
+
+    last = next(iter(environments.history(client, name)), {"kind": "none"})
+    there = last["kind"] == "rollback" and last["before"] == state.challenger
+    return there and last["at"] >= f"{state.started:%Y-%m-%dT%H:%M:%SZ}"
 
 
 def stop(reason: str, name: str | None = None) -> State:
@@ -323,7 +336,9 @@ def status(name: str | None = None) -> list[dict[str, Any]]:
         if key.startswith(TAG)
     }
     found, told = running(client, chosen.model), map(json.loads, texts)
-    told = [one | {"ended": None} if found and one["id"] == found[1].id else one for one in told]
+    current = found[1].id if found else None
+    told = [one | {"ended": None} if one["id"] == current else one for one in told]
+    told = [one for one in told if one["ended"] or one["id"] == current]  # a start that was killed never was one
     return sorted(told, key=lambda one: one["started"], reverse=True)
 
 
@@ -524,7 +539,11 @@ def judge(state: State, ours: Arm, theirs: Arm) -> tuple[str, str]:
         return "aborted", f"it is worse: {said}"
     if state.mode == "ab" and sure:
         return "promoting", f"it is better: {said}"
-    if (n_rows >= plan.labels and compared) if plan.labels else ours.requests >= (plan.requests or 1):
+    if (
+        (n_rows >= plan.labels and compared)
+        if plan.labels
+        else ours.requests + ours.failures >= SPENT * (plan.requests or 1)
+    ):
         if state.mode == "ab":
             return "aborted", f"it is not better: {said}"
         if gain < -state.margin:

@@ -6,7 +6,8 @@ python -m {package} feedback labels.csv --source billing --json
 The file has the columns of KEY in data.py, or request_id and row, and the target under its name or as `label`; `at`
 says when each was known, else it is now. A label may come before its prediction, and twice. Another label for the same
 key replaces the one before if it was known later, or else is kept aside, as are labels that SCHEMA does not allow. Exit
-3 when a delivery contradicts so much that none of it is believed: conf/prediction_log.yml says how much that is.
+3 when a delivery contradicts so much that none of it is believed: conf/prediction_log.yml says how much that is. To have it
+believed all the same, --override --reason WHY, which the audit log keeps.
 """
 
 import argparse
@@ -23,7 +24,7 @@ import pandas as pd
 import sqlalchemy as sql
 
 from .. import data
-from . import ProjectError, Refused, UsageError
+from . import ProjectError, Refused, UsageError, audit, store
 from .handoff import TRUTH, as_kind
 from .prediction_log import (
     ASIDE,
@@ -53,12 +54,19 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", type=Path, help=".parquet or .csv")
     parser.add_argument("--source", default="feedback", help="who says so: each source is judged by itself")
     parser.add_argument("--override", action="store_true", help="believe this delivery however much it contradicts")
+    parser.add_argument("--reason", help="why it is overridden, in a sentence; it is kept")
     parser.add_argument("--json", action="store_true", help="print JSON for machines")
 
 
 def run(options: argparse.Namespace) -> None:
     log = open_log()
-    done = log.add_labels(read(options.file, log), options.source, options.override)
+    if options.override and not (options.reason or "").strip():
+        raise UsageError("an override needs --reason: somebody will ask why")
+    given = list(read(options.file, log))
+    if options.override:
+        facts = {"file": str(options.file), "sha256": store.sha256(options.file), "labels": len(given)}
+        audit.record("override", f"labels of {options.source}", options.reason, **facts)
+    done = log.add_labels(given, options.source, options.override)
     outcomes = ", ".join(f"{n:,} {outcome}" for outcome, n in done.items()) or "there are none"
     print(json.dumps(done) if options.json else f"labels of {options.source}: {outcomes}")
     if n_wrong := done["out_of_range"]:
@@ -71,12 +79,18 @@ def read(file: Path, log: PredictionLog) -> Iterator[dict[str, Any]]:
     """Yield the labels in FILE; an empty cell is no label."""
     if file.suffix not in (".parquet", ".csv"):
         raise UsageError(f"{file} is neither .parquet nor .csv")
+    keys = [data.KEY] if isinstance(data.KEY, str) else list(data.KEY)
+    texts = {
+        "request_id",
+        *(name for name in keys if data.SCHEMA[name]["type"] in ("text", "category")),
+    }  # 007 is not 7
     try:
-        table = pd.read_parquet(file) if file.suffix == ".parquet" else pd.read_csv(file, dtype={"request_id": "str"})
+        table = (
+            pd.read_parquet(file) if file.suffix == ".parquet" else pd.read_csv(file, dtype=dict.fromkeys(texts, "str"))
+        )
     except ValueError as error:
         raise ProjectError(f"{file} cannot be read: {error}") from None
     column = next((name for name in (data.TARGET, "label") if name in table), None)
-    keys = [data.KEY] if isinstance(data.KEY, str) else list(data.KEY)
     if column is None or not ("request_id" in table or set(keys) <= set(table)):
         raise ProjectError(
             f"{file} must have a column {data.TARGET} or label, and {', '.join(keys)} or request_id: "
@@ -115,7 +129,7 @@ def deliver(log: PredictionLog, labels: Iterable[dict[str, Any]], source: str, o
             before = f", {start:,} before them are not" if start else ""
             raise Disbelieved(
                 f"{doubt}: {len(delivery.keys):,} labels of {source} are kept aside in label_conflicts{before}; "
-                "look at them, mend the source, or take them all the same with --override"
+                "look at them, mend the source, or take them all the same with --override --reason WHY"
             )
     return done
 

@@ -81,6 +81,7 @@ def measure(since: datetime | None = None, until: datetime | None = None, log: A
     if not version:
         raise ProjectError("no version is in use yet: `promote` or `deploy` one, then there is something to watch")
     reference = references.read(client, chosen.model, version)
+    reference = reference.without({name for name in reference.inputs if log.hides(name)})
     settled = until - timedelta(days=conf.label_delay_days)
     windows = {
         days: Seen(reference, since or until - timedelta(days=days), until, settled)

@@ -4,7 +4,7 @@ Gathered once a version, then kept beside the data, as the rows of a data versio
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,10 @@ class Reference:
     predictions: Column  # of held-out rows: of those it has learned it is more certain
     held_out: pl.DataFrame  # inputs, `prediction` and `label`
     weights: dict[str, float]  # by how much predictions move when a column is shuffled, as a share of all columns
+
+    def without(self, hidden: set[str]) -> "Reference":
+        """Return the same but for the inputs HIDDEN: what is never logged can neither drift nor stand in a report."""
+        return replace(self, inputs=Profile({name: one for name, one in self.inputs.items() if name not in hidden}))
 
 
 def read(client: Any, name: str, version: str) -> Reference:

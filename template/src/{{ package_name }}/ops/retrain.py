@@ -297,9 +297,10 @@ def release(policy: Policy, version: str, attempt: Attempt, now: Situation) -> t
     if policy.release == "direct":
         deploy.deploy(policy.environment, version, reason)
         return "promoted", f"{told}; in use in {policy.environment}"
-    if now.on_trial != version:
-        from . import experiment
+    from . import experiment
 
+    tried = [(one["challenger"], one["reason"]) for one in experiment.status(policy.environment)]
+    if now.on_trial != version and (version, reason) not in tried:  # one that was stopped is not begun again
         experiment.start(version, policy.release, policy.environment, reason)
     return "on trial", f"{told}; {policy.release} begun in {policy.environment}"
 

@@ -228,10 +228,13 @@ def database() -> sql.Engine:
 
 
 def labels(engine: sql.Engine, since: datetime, time: str) -> tuple[int, datetime | None]:
-    """Return how many labels arrived after SINCE, and the newest time, by column TIME, of a row that has one."""
-    from .prediction_log import LABELS, PREDICTIONS
+    """Return how many predictions got their label after SINCE, and the newest time, by column TIME, of a row that has one.
 
-    arrived = sql.select(sql.func.count()).select_from(LABELS).where(LABELS.c.received > since)
+    A label that no prediction has, as of rows that nobody asked about, teaches nothing.
+    """
+    from .prediction_log import HAS_PREDICTION, LABELS, PREDICTIONS
+
+    arrived = sql.select(sql.func.count()).select_from(LABELS).where(LABELS.c.received > since, HAS_PREDICTION)
     asked, at = PREDICTIONS.c.inputs, PREDICTIONS.c.at
     latest = sql.select(asked, at).join(LABELS, LABELS.c.key == PREDICTIONS.c.key).order_by(at.desc()).limit(1000)
     with engine.connect() as connection:
@@ -266,7 +269,7 @@ def ask_people(policy: Policy, title: str, lines: list[str]) -> Path:
     text = "\n".join([f"# {title}", "", f"Owner: {policy.owner}. What to do: {policy.runbook}", "", *lines, ""])
     ISSUES.mkdir(parents=True, exist_ok=True)
     (ISSUES / ".gitignore").write_text("*\n", encoding="utf-8")  # an open issue is no change of the code
-    file = ISSUES / f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}.md"
+    file = ISSUES / f"{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}.md"  # two in a second are two
     store.replaced(file, text.encode())
     try:
         notify.tell(settings.read("notify", notify.Notify).receivers, title, text)

@@ -25,7 +25,8 @@ class Signals(Collector):
     def collect(self) -> Iterator[Any]:
         newest = max((file.name for file in REPORTS.glob("*.json")), default="")
         if newest != self.file:
-            self.file, self.report = newest, json.loads((REPORTS / newest).read_text(encoding="utf-8"))
+            text = (REPORTS / newest).read_text(encoding="utf-8") if newest else "{}"  # all were cleared away
+            self.file, self.report = newest, json.loads(text)
         value = GaugeMetricFamily("monitoring_signal", "Value of a signal of conf/monitoring.yml.", labels=LABELS)
         fired = GaugeMetricFamily("monitoring_fired", "1: the signal fired in the newest report.", labels=LABELS)
         for one in self.report.get("signals", []):

@@ -45,8 +45,8 @@ class Servable:
     def compute(self, rows: list[Row]) -> np.ndarray:
         """Return the predictions for parsed ROWS, shape (n_rows,); raises ValueError when one is no number."""
         predicted = model.predict(self.fitted, features.build(self.contract.table(rows)))
-        if not (finite := np.isfinite(predicted)).all():
-            raise ValueError(f"version {self.version} has no finite prediction for {rows[int(finite.argmin())]}")
+        if not np.isfinite(predicted).all():
+            raise ValueError(f"version {self.version} has no finite prediction for a row")  # which no log may hold
         return predicted
 
     async def predict(self, rows: list[Row]) -> list[float]:
