@@ -99,15 +99,19 @@ def read(file: Path, log: PredictionLog) -> Iterator[dict[str, Any]]:
     table = table[table[column].notna()]
     given = table[column].map(lambda cell: TRUTH.get(cell, cell) if isinstance(cell, str) else cell)
     rows = pd.DataFrame({"label": pd.to_numeric(given, errors="coerce").astype("float64")})
-    rows["at"] = pd.to_datetime(table["at"], utc=True, format="ISO8601") if "at" in table else pd.NaT
-    if "request_id" in table:
-        rows["request_id"], rows["row"] = table["request_id"].astype("str"), table.get("row", pd.Series(0, table.index))
+    try:
+        rows["at"] = pd.to_datetime(table["at"], utc=True, format="ISO8601") if "at" in table else pd.NaT
+        if "request_id" in table:
+            rows["request_id"] = table["request_id"].astype("str")
+            rows["row"] = table.get("row", pd.Series(0, table.index)).fillna(0).astype("int64")
+    except (ValueError, TypeError) as error:
+        raise ProjectError(f"{file}: `at` must be a time as in 2013-07-01T06:00, `row` a number: {error}") from None
     else:
         for name in keys:
             rows[name] = as_kind(table[name], data.SCHEMA[name])
     for one in rows.to_dict(orient="records"):
         at = None if pd.isna(one["at"]) else one["at"].to_pydatetime()
-        place = {"request_id": one["request_id"], "row": int(one["row"])} if "row" in one else {"key": log.key_of(one)}
+        place = {"request_id": one["request_id"], "row": one["row"]} if "row" in one else {"key": log.key_of(one)}
         if "row" not in one and place["key"] is None:
             raise ProjectError(f"{file}: a label has no {', '.join(keys)}: drop it, or give it one")
         yield place | {"label": one["label"], "at": at}

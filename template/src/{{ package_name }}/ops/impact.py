@@ -68,7 +68,7 @@ def fed_by_main(name: str) -> list[Edge]:
     return [
         one
         for one in graph()
-        if one.first == MAIN or one.first.startswith("env:") or re.split("[@/]", one.first)[1] == name
+        if one.first == MAIN or one.first.startswith("env:") or name in re.split("[@/]", one.first)[1:2]
     ]
 
 

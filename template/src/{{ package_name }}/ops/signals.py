@@ -233,8 +233,12 @@ def fair(watched: Watched, seen: Seen, conf: Monitoring) -> Found:
         return float(MetricFrame(metrics=metric, y_true=truth, y_pred=predicted, sensitive_features=group).difference())
 
     need(len(seen.labelled), "labelled rows", conf)
+    try:
+        groups = behaviour.groups(seen.labelled.to_pandas())
+    except KeyError as error:
+        raise Unmeasurable(f"behaviour.py groups by {error}, which is not logged") from None
     found = []
-    for title, group in behaviour.groups(seen.labelled.to_pandas()).items():
+    for title, group in groups.items():
         rows = seen.labelled.select("label", "prediction", group=pl.Series(group.astype(str).to_list()))
         rows = rows.filter(pl.len().over("group") >= conf.rows)
         told: dict[str, Any] = {"value": None, "why": f"fewer than two groups with {conf.rows:,} labelled rows"}
