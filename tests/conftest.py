@@ -39,7 +39,9 @@ os.environ |= {
 }
 for name in ("VIRTUAL_ENV", "UV_PROJECT_ENVIRONMENT"):
     os.environ.pop(name, None)  # uv takes the project's own environment
-if Path("/dev/shm").is_dir():  # copier's clones and renders, some 200 files each, in memory; what tests make stays on disk
+if Path(
+    "/dev/shm"
+).is_dir():  # copier's clones and renders, some 200 files each, in memory; what tests make stays on disk
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())
     tempfile.tempdir = "/dev/shm"
 
@@ -115,7 +117,9 @@ def snapshot(shared: Path) -> Path:
                 shutil.copy2(ROOT / name, folder / name)
         commit(folder, "Release")
         git(folder, "tag", RELEASE)
-        git(folder, "gc", "--quiet")  # each copy and each update clones it: two files, not a folder for every few objects
+        git(
+            folder, "gc", "--quiet"
+        )  # each copy and each update clones it: two files, not a folder for every few objects
 
     return once(shared / "snapshot", make)
 
