@@ -2,7 +2,7 @@
 
 python -m {package} experiment start 5 --mode canary --reason "retrained on June"
 python -m {package} experiment status
-python -m {package} experiment step                              # judge it and move on; hourly, by cron or by the loop
+python -m {package} experiment step                              # judge it and move on; the loop does it at each turn
 python -m {package} experiment stop --reason "callers complain"  # everybody gets the champion again within a second
 
 conf/experiment.yml says how. What starts must have passed all that `deploy` asks for, and winning ends in `deploy`.
