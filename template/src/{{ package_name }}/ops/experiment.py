@@ -119,9 +119,14 @@ class Decision:
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("action", choices=["start", "status", "step", "stop"])
+    parser.add_argument("action", choices=["start", "status", "step", "stop"], help="what to do, see above")
     parser.add_argument("version", nargs="?", help="start: number of the version; `runs` lists them")
-    parser.add_argument("--mode", choices=get_args(Mode), default="canary", help="(default: %(default)s)")
+    parser.add_argument(
+        "--mode",
+        choices=get_args(Mode),
+        default="canary",
+        help="who meets it, as conf/experiment.yml says (default: %(default)s)",
+    )
     parser.add_argument("--env", help="environment (default: conf/experiment.yml)")
     parser.add_argument("--reason", help="start, stop: why, in a sentence; it is kept")
     parser.add_argument("--json", action="store_true", help="print JSON for machines")
