@@ -294,7 +294,7 @@ def page(told: dict[str, Any]) -> str:
             one["month"],
             one["rows"],
             *(one[key][name] for name in names for key in ("frozen", "loop")),
-            ", ".join(one["versions"]),
+            ", ".join(f"{version} ({share:.0%})" for version, share in one["versions"].items()),
         ]
         for one in months
     ]
@@ -303,7 +303,7 @@ def page(told: dict[str, Any]) -> str:
         [one["began"][:10], one["version"], one["outcome"], one["why"], one["result"]] for one in told["retrainings"]
     ]
     return charts.page(
-        f"{frozen}, and the loop",
+        f"V{frozen[1:]}, and the loop",
         charts.grid(drawn),
         charts.section("Months", charts.table(head, rows)),
         charts.section("Retrainings", charts.table(["began", "version", "outcome", "why", "result"], tried)),
