@@ -120,7 +120,8 @@ def lines(
     low, high = min(*ys, 0.0) if zero else min(ys), max(ys)
     high += (high - low) * 0.06 or abs(high) * 0.1 or 1
     low -= 0 if zero else (high - low) * 0.06
-    first, span = min(xs), (max(xs) - min(xs)) or 1
+    first, span = min(xs), max(xs) - min(xs)
+    first, span = (first, span) if span else (first - 0.5, 1)  # a single moment stands in the middle
     brief_day = (
         isinstance(flat[0][0], datetime) and 1 < span < 86400
     )  # all on one day or two: its hours tell them apart
