@@ -1,6 +1,7 @@
 """Sessions of level 4: one turn of the loop. The template's file."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -28,5 +29,7 @@ def turn(session: nox.Session, *words: str) -> None:
 
 
 def call(*words: str, stdout: int | None = None) -> subprocess.CompletedProcess[str]:
-    command = ["uv", "run", "python", "-m", PACKAGE, *words]
+    # an image has the environment, and no uv to keep it in step with the lock
+    python = ["uv", "run", "python"] if shutil.which("uv") else [sys.executable]
+    command = [*python, "-m", PACKAGE, *words]
     return subprocess.run(command, cwd=ROOT, stdout=stdout, text=True, check=False)

@@ -56,6 +56,8 @@ def test_the_retraining_is_a_valid_job_that_runs_alone(rendered: Render, tmp_pat
     assert done.returncode == 0, done.stdout + done.stderr
     jobs = [one for one in yaml.safe_load_all(made) if one["kind"] == "CronJob"]
     assert [(one["spec"]["concurrencyPolicy"], one["metadata"]["namespace"]) for one in jobs] == [("Forbid", "prod")]
+    ((container,),) = [one["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"] for one in jobs]
+    assert container["command"] == ["python", "-m", "nox", "-s", "loop"]  # the whole turn, as everywhere else
 
 
 @pytest.mark.parametrize(

@@ -139,7 +139,7 @@ def commands_reference() -> str:
 
 
 def is_code(paragraph: str) -> bool:
-    return paragraph.startswith(("python ", "curl "))
+    return re.match(r"([A-Z_]+=\S+ )?(python|curl) ", paragraph) is not None
 
 
 def arguments(tree: ast.Module) -> Iterator[tuple[list[str], str]]:

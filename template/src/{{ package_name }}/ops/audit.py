@@ -27,7 +27,7 @@ Line = dict[str, Any]
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("what", choices=["show", "verify"])
+    parser.add_argument("what", choices=["show", "verify"], help="print it, or check it")
     parser.add_argument("--action", help="with show: only this, such as deploy, gate, retrain")
     parser.add_argument(
         "--since", type=datetime.fromisoformat, metavar="TIME", help="with show: only from then on, UTC"

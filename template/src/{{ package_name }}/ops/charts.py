@@ -18,7 +18,7 @@ section {background: #fff; border: 1px solid #dde1e6; border-radius: 8px; paddin
 .tile {background: #fff; border: 1px solid #dde1e6; border-radius: 8px; padding: .6rem 1rem; min-width: 8rem}
 .tile b {display: block; font-size: 1.35rem} .tile > span, .quiet {color: #5a6573}
 table {border-collapse: collapse; width: 100%} th {text-align: left; font-weight: 600; color: #5a6573}
-th, td {white-space: nowrap; border-top: 1px solid #e6e9ed; padding: .3rem .7rem .3rem 0; vertical-align: top} tr:first-child th {border-top: 0}
+th, td {white-space: nowrap; border-top: 1px solid #e6e9ed; padding: .3rem 1.2rem .3rem 0; vertical-align: top} tr:first-child th {border-top: 0}
 td.long {white-space: normal} td.n, th.n {text-align: right; font-variant-numeric: tabular-nums} .fired {color: #b3261e; font-weight: 600} .fine {color: #2f7d4f}
 svg {display: block; width: 100%; height: auto} svg text {font: 11px system-ui, sans-serif; fill: #5a6573}
 .legend span {margin-right: 1rem; white-space: nowrap} .legend i {display: inline-block; width: .8rem; height: .8rem; margin-right: .3rem}
@@ -120,13 +120,17 @@ def lines(
     low, high = min(*ys, 0.0) if zero else min(ys), max(ys)
     high += (high - low) * 0.06 or abs(high) * 0.1 or 1
     low -= 0 if zero else (high - low) * 0.06
-    first, span = min(xs), (max(xs) - min(xs)) or 1
+    first, span = min(xs), max(xs) - min(xs)
+    first, span = (first, span) if span else (first - 0.5, 1)  # a single moment stands in the middle
+    brief_day = (
+        isinstance(flat[0][0], datetime) and 1 < span < 86400
+    )  # all on one day or two: its hours tell them apart
 
     def at(x: Any, y: float) -> tuple[float, float]:
         right, down = WIDTH - LEFT - 14, HEIGHT - BOTTOM - 8
         return LEFT + (number(x) - first) / span * right, 8 + (high - y) / (high - low) * down
 
-    parts = axes(low, high, [(label(x), at(x, low)[0]) for x in spread(sorted({x for x, _ in flat}))])
+    parts = axes(low, high, [(label(x, brief_day), at(x, low)[0]) for x in spread(sorted({x for x, _ in flat}))])
     if limit is not None:
         y = at(flat[0][0], limit)[1]
         parts.append(
@@ -137,7 +141,7 @@ def lines(
         path = " ".join(f"{x:.1f},{y:.1f}" for (x, y), _, _ in places)
         parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
         parts += [
-            f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{2.5 if len(places) < 40 else 1.2}" fill="{colour}"><title>{escape(name)} {label(when)}: {value:.4g}</title></circle>'
+            f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{2.5 if len(places) < 40 else 1.2}" fill="{colour}"><title>{escape(name)} {label(when, brief_day)}: {value:.4g}</title></circle>'
             for (x, y), when, value in places
         ]
     return Html(drawing(parts) + (legend(drawn) if len(drawn) > 1 else ""))
@@ -175,15 +179,20 @@ def bars(told: Mapping[str, Sequence[float]], names: Sequence[str] = (), limit: 
 
 def axes(low: float, high: float, marks: Iterable[tuple[str, float]]) -> list[str]:
     """Return the lines and names of round numbers between LOW and HIGH, and MARKS: (name, x) below."""
-    size = 10 ** floor(log10((high - low) / 4))
-    step = next(size * n for n in (1, 2, 5, 10) if size * n >= (high - low) / 4)
+    size = 10 ** floor(log10((high - low) / 5))
+    step = next(size * n for n in (1, 2, 5, 10) if size * n >= (high - low) / 5)
     parts = []
     for i in range(ceil(low / step), floor(high / step) + 1):
         y = 8 + (high - i * step) / (high - low) * (HEIGHT - BOTTOM - 8)
         parts.append(f'<line x1="{LEFT}" x2="{WIDTH - 14}" y1="{y:.1f}" y2="{y:.1f}" stroke="#e6e9ed"/>')
         parts.append(f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{brief(i * step)}</text>')
+    end = 0.0
     for text, x in marks:
         x = min(max(x, LEFT + 14), WIDTH - 34)
+        half = 3.2 * len(text)  # of its width: a letter takes some 6 units
+        if x - half < end:
+            continue  # it would stand on its neighbour
+        end = x + half + 6
         parts.append(f'<text x="{x:.1f}" y="{HEIGHT - 6}" text-anchor="middle">{escape(text)}</text>')
     return parts
 
@@ -202,8 +211,10 @@ def number(x: datetime | float) -> float:
     return x.timestamp() if isinstance(x, datetime) else float(x)
 
 
-def label(x: datetime | float) -> str:
-    return f"{x:%Y-%m-%d}" if isinstance(x, datetime) else f"{x:.3g}"
+def label(x: datetime | float, within_day: bool = False) -> str:
+    if isinstance(x, datetime):
+        return f"{x:%H:%M}" if within_day else f"{x:%Y-%m-%d}"
+    return f"{x:.3g}"
 
 
 def brief(value: float) -> str:

@@ -46,7 +46,8 @@ def run(options: argparse.Namespace) -> None:
         part.write_text(page(told), encoding="utf-8")
     with store.whole(PAGE.with_suffix(".json")) as part:
         write_json(part, told)
-    line = f"{PAGE}: {len(told['models'])} models, {options.days:g} days to {told['until'][:16]}"
+    n_models = len(told["models"])
+    line = f"{PAGE}: {n_models} model{'s' * (n_models > 1)}, {options.days:g} days to {told['until'][:16]}"
     print(json.dumps(told) if options.json else line)
 
 
@@ -72,6 +73,7 @@ def gather(until: datetime, days: float) -> dict[str, Any]:
     reports = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(REPORTS.glob("*.json"))[-N_REPORTS:]]
     reports = [one for one in reports if str(since) < one["window"]["until"] <= str(until)]
     runs = tracking.describe(client, chosen, tracking.search(client))
+    registered = {str(one.version): one.tags for one in client.search_model_versions(f"name = '{chosen.model}'")}
     past = triggers.past(triggers.database())  # `began` may be the time of a replay, `until` is when it began here
     retrainings = [one for one in past if since <= datetime.fromisoformat(one["until"]) <= until]
     spent = {
@@ -100,7 +102,11 @@ def gather(until: datetime, days: float) -> dict[str, Any]:
         "models": [line],
         "daily": daily,
         "reports": [{key: one[key] for key in ("window", "version", "signals")} for one in reports],
-        "versions": [one for one in runs if one["version"]],
+        "versions": [
+            one | {"gates": registered[one["version"]].get("validation_status", "not run")}
+            for one in runs
+            if one["version"]
+        ],
         "experiments": experiment.status() if deployed else [],  # before, there is nothing to try a version against
         "retrainings": retrainings,
         "budget": triggers.read().budget.model_dump(),
@@ -172,7 +178,7 @@ def page(told: dict[str, Any]) -> str:
     primary = f"{model.PRIMARY}"
     return charts.page(
         f"{first['model']} in production",
-        charts.quiet(f"{told['since'][:16]} to {told['until'][:16]} UTC, written {first['at'][:16]}"),
+        charts.quiet(f"{told['since'][:16]} to {told['until'][:16]} UTC, written {first['at'][:16].replace('T', ' ')}"),
         charts.tiles(tiles(told, len(fired))),
         charts.section("Models", charts.table(list(first), (shown(one) for one in told["models"]))),
         charts.section("Fired in the newest report", charts.signals(fired)),
@@ -195,7 +201,9 @@ def page(told: dict[str, Any]) -> str:
                 (f"Cost of compute, processor hours at {told['cpu_hour_price']:g}", charts.bars(hours)),
                 (
                     "Availability",
-                    charts.table(["service", "looks", "ready", "last down"], (one.values() for one in told["uptime"])),
+                    charts.table(["service", "looks", "ready", "last down"], (one.values() for one in told["uptime"]))
+                    if told["uptime"]
+                    else charts.quiet("nobody looks: have `uptime URL` run each minute"),
                 ),
             ]
         ),
@@ -210,7 +218,7 @@ def page(told: dict[str, Any]) -> str:
 def tiles(told: dict[str, Any], n_fired: int) -> dict[str, Any]:
     first, allowed = told["models"][0], told["budget"]
     numbers = {"of requests failed": (first["failed"], ".2%"), "ms p99, last day": (first["p99_ms"], ".0f")}
-    numbers |= {f"{LOSS}, last day": (first["loss"], ".3f"), "cost of compute": (first["cost"], ".2f")}
+    numbers |= {f"{LOSS}, last day": (first["loss"], ".3f"), "cost of compute": (first["cost"], ".3g")}
     return {
         "version in use": first["version"] or "none",
         "predictions": first["predictions"],
@@ -223,7 +231,7 @@ def tiles(told: dict[str, Any], n_fired: int) -> dict[str, Any]:
 def shown(line: dict[str, Any]) -> list[Any]:
     fired = line["fired"]
     state = "no report" if fired is None else charts.mark(", ".join(fired) or "none", bool(fired))
-    return list((line | {"fired": state}).values())
+    return list((line | {"fired": state, "at": line["at"][:16].replace("T", " ")}).values())
 
 
 def versions(told: dict[str, Any]) -> tuple[list[str], list[list[Any]]]:
@@ -234,12 +242,17 @@ def versions(told: dict[str, Any]) -> tuple[list[str], list[list[Any]]]:
         state = "in use" if one["version"] == told["models"][0]["version"] else ", ".join(one["aliases"])
         made = [one["version"], one["started"], state, tags.get("by"), tags.get("data", "")[:16]]
         quality = [measured.get(f"{kind}_{model.PRIMARY}") for kind in ("test", "live")]
-        rows.append([*made, known.get("trained_before", "")[:10], *quality, tags.get("validation_status")])
+        rows.append([*made, known.get("trained_before", "")[:10], *quality, one["gates"]])
     return head, rows
 
 
 def picked(told: list[dict[str, Any]], names: str) -> str:
-    return charts.table(names.split(), ([one.get(name) for name in names.split()] for one in told))
+    times = {"started", "began"}  # to the minute
+    rows = [
+        [str(one[name])[:16].replace("T", " ") if name in times else one.get(name) for name in names.split()]
+        for one in told
+    ]
+    return charts.table(names.split(), rows)
 
 
 def each(daily: list[dict[str, Any]], name: str) -> Points:

@@ -2,7 +2,7 @@
 
 python -m {package} experiment start 5 --mode canary --reason "retrained on June"
 python -m {package} experiment status
-python -m {package} experiment step                              # judge it and move on; hourly, by cron or by the loop
+python -m {package} experiment step                              # judge it and move on; the loop does it at each turn
 python -m {package} experiment stop --reason "callers complain"  # everybody gets the champion again within a second
 
 conf/experiment.yml says how. What starts must have passed all that `deploy` asks for, and winning ends in `deploy`.
@@ -120,9 +120,14 @@ class Decision:
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("action", choices=["start", "status", "step", "stop"])
+    parser.add_argument("action", choices=["start", "status", "step", "stop"], help="what to do, see above")
     parser.add_argument("version", nargs="?", help="start: number of the version; `runs` lists them")
-    parser.add_argument("--mode", choices=get_args(Mode), default="canary", help="(default: %(default)s)")
+    parser.add_argument(
+        "--mode",
+        choices=get_args(Mode),
+        default="canary",
+        help="who meets it, as conf/experiment.yml says (default: %(default)s)",
+    )
     parser.add_argument("--env", help="environment (default: conf/experiment.yml)")
     parser.add_argument("--reason", help="start, stop: why, in a sentence; it is kept")
     parser.add_argument("--json", action="store_true", help="print JSON for machines")

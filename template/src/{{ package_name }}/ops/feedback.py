@@ -52,7 +52,9 @@ class Disbelieved(Refused):
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", type=Path, help=".parquet or .csv")
-    parser.add_argument("--source", default="feedback", help="who says so: each source is judged by itself")
+    parser.add_argument(
+        "--source", default="feedback", help="who says so: each is judged by itself (default: %(default)s)"
+    )
     parser.add_argument("--override", action="store_true", help="believe this delivery however much it contradicts")
     parser.add_argument("--reason", help="why it is overridden, in a sentence; it is kept")
     parser.add_argument("--json", action="store_true", help="print JSON for machines")

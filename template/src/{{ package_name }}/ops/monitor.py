@@ -42,7 +42,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     report = measure(moment(options.since), moment(options.until))
     fired, seen = [one for one in report["signals"] if one["fired"]], report["window"]
-    title = f"version {report['version']}, {seen['rows']:,} predictions of {seen['days']:.3g} days: "
+    span = f"{seen['days']:.3g} days" if seen["days"] >= 1 else f"{seen['days'] * 24:.2g} hours"
+    title = f"version {report['version']}, {seen['rows']:,} predictions of {span}: "
     title += f"{len(fired) or 'none'} of {len(report['signals'])} signals fired; {report['file']}"
     if options.json:
         print(json.dumps(report))
@@ -196,17 +197,17 @@ def write(report: dict[str, Any]) -> None:
 def page(report: dict[str, Any]) -> str:
     signals, window, points = report["signals"], report["window"], report["curve"]
     fired = [one for one in signals if one["fired"]]
-    told = f"{window['since']} to {window['until']} UTC, {window['rows']:,} predictions, {window['labelled']:,} with a label"
+    told = f"{window['since'][:19]} to {window['until'][:19]} UTC, {window['rows']:,} predictions, {window['labelled']:,} with a label"
     measured = [one for one in signals if one["value"] is not None]
     inputs = sorted((one for one in measured if one["source"] == "inputs"), key=lambda one: -one["value"])
     by_slice = [one for one in measured if one["source"] == "labels by slice"]
     drawn = [
         (
-            "Drift of each input, PSI",
+            "Drift of each input, PSI (dashed: the threshold)",
             charts.bars({one["column"]: [one["value"]] for one in inputs}, limit=limit(inputs)),
         ),
         (
-            f"{model.PRIMARY} lost, by slice",
+            f"{model.PRIMARY} lost, by slice (dashed: the threshold)",
             charts.bars({one["slice"]: [one["value"]] for one in by_slice}, limit=limit(by_slice)),
         ),
         ("Truth against prediction", charts.lines({"came true": points, "as predicted": [(x, x) for x, _ in points]})),

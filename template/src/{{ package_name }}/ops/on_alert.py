@@ -3,7 +3,7 @@
 RETRAIN_TOKEN=... python -m {package} on-alert --port 9095
 
 Whoever posts must know RETRAIN_TOKEN (Alertmanager: http_config.authorization.credentials). An alert that fires and has the
-label `retrain: "true"` counts as a trigger; others make it look at the reports. GET /health answers as long as it runs.
+label `retrain: "true"` counts as a trigger by itself; others make the policy look at the reports. GET /health answers as long as it runs.
 """
 
 import argparse

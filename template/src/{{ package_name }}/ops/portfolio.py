@@ -4,7 +4,7 @@ python -m {package} portfolio ../flights ../trains
 python -m {package} portfolio ../*/ --price 0.05                 # of an hour of computing, for the cost
 python -m {package} portfolio ../*/ --run uvx copier update --defaults --conflict inline
 
-In a command {package} stands for the name of the project's package. Exit 3 when a project is not well, or a command
+In a command `package` between curly braces stands for each project's own package. Exit 3 when a project is not well, or a command
 failed in one; the others were looked at all the same.
 """
 

@@ -48,24 +48,39 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--rows", type=Path, default=Path("data/sample"), help="folder that data.read reads (%(default)s)"
     )
-    for name, what in (("--from", "first"), ("--until", "moment after the last")):
-        parser.add_argument(name, dest=name[2:], type=datetime.fromisoformat, metavar="TIME", help=f"{what} row")
+    parser.add_argument(
+        "--from", dest="since", type=datetime.fromisoformat, metavar="TIME", help="first row (default: the oldest)"
+    )
+    parser.add_argument(
+        "--until",
+        type=datetime.fromisoformat,
+        metavar="TIME",
+        help="moment after the last row (default: to the newest)",
+    )
     parser.add_argument("--share", type=float, default=1.0, help="of the rows, drawn by the seed (default: all)")
     parser.add_argument("--label-days", type=float, default=3, help="from a row to its label (default: %(default)s)")
     parser.add_argument(
-        "--every", type=float, default=7, metavar="DAYS", help="turn of the loop (default: %(default)s)"
+        "--every", type=float, default=7, metavar="DAYS", help="between turns of the loop (default: %(default)s)"
     )
     parser.add_argument(
         "--loop", action="store_true", help="monitor, experiment step, retrain --if-triggered at each turn"
     )
     parser.add_argument(
-        "--drift", action="append", default=[], metavar="COLUMN=AMOUNT@TIME", help="or labels=SHARE@TIME"
+        "--drift",
+        action="append",
+        default=[],
+        metavar="COLUMN=AMOUNT@TIME",
+        help="what is added to a number from then on, or labels=SHARE@TIME: turned round; may come again",
     )
     parser.add_argument(
-        "--outage", action="append", default=[], metavar="TIME/TIME", help="nothing is asked or labelled"
+        "--outage",
+        action="append",
+        default=[],
+        metavar="TIME/TIME",
+        help="nothing is asked or labelled between; may come again",
     )
-    parser.add_argument("--bad", type=float, default=0.0, metavar="SHARE", help="broken requests beside the others")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--bad", type=float, default=0.0, metavar="SHARE", help="of broken requests beside the others")
+    parser.add_argument("--seed", type=int, default=0, help="of all that is drawn (default: %(default)s)")
     parser.add_argument("--json", action="store_true", help="print JSON for machines")
 
 
@@ -103,7 +118,7 @@ def read(options: argparse.Namespace, shifts: list[Shift], outages: list[tuple[d
     """Return the rows to replay, oldest first, as they are sent: drawn, shifted, without those of an outage."""
     rows = data.read(options.rows).sort_values([data.TIME, data.KEY], ignore_index=True)
     moments = rows[data.TIME]
-    wanted = (moments >= (options.__dict__["from"] or moments.min())) & (moments < (options.until or pd.Timestamp.max))
+    wanted = (moments >= (options.since or moments.min())) & (moments < (options.until or pd.Timestamp.max))
     for first, last in outages:
         wanted &= (moments < first) | (moments >= last)
     draw = np.random.default_rng(options.seed)
@@ -279,7 +294,7 @@ def page(told: dict[str, Any]) -> str:
             one["month"],
             one["rows"],
             *(one[key][name] for name in names for key in ("frozen", "loop")),
-            ", ".join(one["versions"]),
+            ", ".join(f"{version} ({share:.0%})" for version, share in one["versions"].items()),
         ]
         for one in months
     ]
@@ -288,7 +303,7 @@ def page(told: dict[str, Any]) -> str:
         [one["began"][:10], one["version"], one["outcome"], one["why"], one["result"]] for one in told["retrainings"]
     ]
     return charts.page(
-        f"{frozen}, and the loop",
+        f"V{frozen[1:]}, and the loop",
         charts.grid(drawn),
         charts.section("Months", charts.table(head, rows)),
         charts.section("Retrainings", charts.table(["began", "version", "outcome", "why", "result"], tried)),

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--rows", type=int, default=10_000, help="at most, in a micro-batch (default: %(default)s)")
+    parser.add_argument("--rows", type=int, default=10_000, help="at most in a micro-batch (default: %(default)s)")
     parser.add_argument("--follow", type=float, metavar="SECONDS", help="do not end, look again after so long")
     parser.add_argument("--json", action="store_true", help="print JSON for machines")
 
