@@ -1,10 +1,11 @@
 """Every generated project's own suite: it passes in an environment of its own, and notices what it is there to notice."""
 
+import json
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -100,9 +101,41 @@ def trained(shared: Path, installed: Render) -> Callable[[int, str], dict[str, s
     return get
 
 
+@pytest.fixture(scope="session")
+def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[Path], Callable[..., tuple[int, str]]]]:
+    """Return a function that gives, for an installed project, what runs pytest in a folder: its exit code and what it says."""
+    running: dict[Path, subprocess.Popen[str]] = {}
+    said = tmp_path_factory.mktemp("warm") / "said"
+
+    def get(source: Path) -> Callable[..., tuple[int, str]]:
+        if source not in running:
+            environ = os.environ | {"OMP_NUM_THREADS": "1"}
+            words = [python_of(source), ROOT / "tests/warm.py"]
+            pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+            running[source] = subprocess.Popen(words, env=environ, cwd=source, text=True, **pipes)
+        process = running[source]
+
+        def run(folder: Path, words: list[str], variables: dict[str, str]) -> tuple[int, str]:
+            assert process.stdin is not None and process.stdout is not None
+            process.stdin.write(json.dumps([str(folder), words, variables, str(said)]) + "\n")
+            process.stdin.flush()
+            return int(process.stdout.readline()), said.read_text(errors="replace")
+
+        return run
+
+    yield get
+    for process in running.values():
+        process.kill()
+
+
 @pytest.mark.parametrize(("level", "fault"), FAULTS)
 def test_a_fault_makes_its_suite_fail(
-    level: int, fault: dict[str, Any], installed: Render, trained: Callable[[int, str], dict[str, str]], tmp_path: Path
+    level: int,
+    fault: dict[str, Any],
+    installed: Render,
+    trained: Callable[[int, str], dict[str, str]],
+    warm: Callable[[Path], Callable[..., tuple[int, str]]],
+    tmp_path: Path,
 ) -> None:
     problem = fault.get("problem", "classification")
     source, variables = installed(level, problem), trained(level, problem)
@@ -114,5 +147,5 @@ def test_a_fault_makes_its_suite_fail(
         text = text.replace(right, wrong)
     file.write_text(text, encoding="utf-8")
     variables |= {"PYTHONPATH": f"{folder / 'src'}{os.pathsep}{ROOT / 'tests'}"}
-    done = attempt(folder, python_of(source), "-m", "pytest", "-q", "-x", *fault["tests"], **variables)
-    assert done.returncode == 1, done.stdout + done.stderr  # 1: tests failed; others: they did not even run
+    code, said = warm(source)(folder, ["-q", "-x", *fault["tests"]], variables)
+    assert code == 1, said  # 1: tests failed; others: they did not even run
