@@ -52,7 +52,7 @@ def run(options: argparse.Namespace) -> None:
 def heard(action: str, facts: dict[str, Any]) -> None:
     """Record what a command is about to do; see tracking.happened."""
     plain = {key: value for key, value in facts.items() if isinstance(value, str | int | float | dict | list)}
-    subject, why = f"{plain.pop('model')} version {plain.pop('version')}", plain.pop("reason")
+    subject, why = f"{plain.pop('model')} version {plain.pop('version')}", str(plain.pop("reason"))
     record(action, subject, why, **plain)
 
 

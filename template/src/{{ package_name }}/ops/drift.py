@@ -216,13 +216,13 @@ def read(place: str, columns: list[str] | None = None, chunk_rows: int = CHUNK_R
         engine = sqlalchemy.create_engine(settings.expand(url))
         try:
             schema, _, name = table.rpartition(".")
-            chosen = [sqlalchemy.column(one) for one in columns] if columns else [sqlalchemy.text("*")]
+            chosen: list[Any] = [sqlalchemy.column(one) for one in columns or []] or [sqlalchemy.text("*")]
             query = sqlalchemy.select(*chosen).select_from(sqlalchemy.table(name, schema=schema or None))
             with engine.connect() as connection:
                 found = connection.execution_options(yield_per=chunk_rows).execute(query)
                 for rows in found.partitions():
-                    table = [tuple(row) for row in rows]
-                    yield pl.DataFrame(table, schema=list(found.keys()), orient="row", infer_schema_length=None)
+                    told = [tuple(row) for row in rows]
+                    yield pl.DataFrame(told, schema=list(found.keys()), orient="row", infer_schema_length=None)
         except sqlalchemy.exc.SQLAlchemyError as error:
             raise ProjectError(f"{place} cannot be read: {settings.hide(str(error).splitlines()[0], url)}") from error
         finally:

@@ -146,8 +146,8 @@ def run(options: argparse.Namespace) -> None:
         decision = step(options.env)
         print(json.dumps(asdict(decision)) if options.json else f"{decision.result}: {decision.why}")
         if decision.result == "aborted":
-            told = f"owner {read().owner}, {read().runbook}"
-            raise Refused(f"the experiment is over, the champion answers everybody: {decision.why}; {told}")
+            whom = f"owner {read().owner}, {read().runbook}"
+            raise Refused(f"the experiment is over, the champion answers everybody: {decision.why}; {whom}")
         return None
     if options.action == "start":
         state = start(options.version, options.mode, options.env, options.reason)
@@ -340,9 +340,9 @@ def status(name: str | None = None) -> list[dict[str, Any]]:
         for key, value in there.tags.items()
         if key.startswith(TAG)
     }
-    found, told = running(client, chosen.model), map(json.loads, texts)
+    found = running(client, chosen.model)
     current = found[1].id if found else None
-    told = [one | {"ended": None} if one["id"] == current else one for one in told]
+    told = [one | {"ended": None} if one["id"] == current else one for one in map(json.loads, texts)]
     told = [one for one in told if one["ended"] or one["id"] == current]  # a start that was killed never was one
     return sorted(told, key=lambda one: one["started"], reverse=True)
 

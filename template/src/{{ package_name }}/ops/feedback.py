@@ -108,7 +108,7 @@ def read(file: Path, log: PredictionLog) -> Iterator[dict[str, Any]]:
             rows["row"] = table.get("row", pd.Series(0, table.index)).fillna(0).astype("int64")
     except (ValueError, TypeError) as error:
         raise ProjectError(f"{file}: `at` must be a time as in 2013-07-01T06:00, `row` a number: {error}") from None
-    else:
+    if "request_id" not in table:
         for name in keys:
             rows[name] = as_kind(table[name], data.SCHEMA[name])
     for one in rows.to_dict(orient="records"):

@@ -82,7 +82,7 @@ def measure(before: str, after: str) -> dict[str, Any]:
     theirs, ours = gates.predict(old, rows), candidate.predicted
     decide = limits.fairness.decide
     moved = np.abs(ours - theirs)
-    told = {
+    told: dict[str, Any] = {
         "before": before,
         "after": after,
         "rows": len(rows),

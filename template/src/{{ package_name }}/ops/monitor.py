@@ -100,7 +100,7 @@ def measure(since: datetime | None = None, until: datetime | None = None, log: A
     signals = [one for name, of in conf.signals.items() for one in judge(name, of, windows[days_of(of, conf)], conf)]
     seen, now = windows[conf.window_days], datetime.now(UTC)
     days, rows = (until - seen.since) / timedelta(days=1), {"rows": seen.n_rows, "labelled": len(seen.labelled)}
-    report = {
+    report: dict[str, Any] = {
         "at": now.isoformat(timespec="milliseconds"),
         "window": {"since": str(seen.since), "until": str(until), "days": days, **rows},
         "model": chosen.model,
@@ -126,12 +126,13 @@ def causes(signals: Signals, windows: dict[float, Seen], conf: Monitoring) -> Si
     A column's is how far it has moved times its part of what moves predictions; a slice's is its part of the loss that
     was added, beyond its part of the rows.
     """
-    seen, changed, found = windows[conf.window_days], defaultdict(list), []
+    seen, changed = windows[conf.window_days], defaultdict[str, Signals](list)
+    found: Signals = []
     for one in signals:
         if one["fired"] and one["source"] in ("inputs", "missing", "unseen"):
             changed[one["column"]].append(one)
     for name, some in changed.items():
-        weight, moved = seen.reference.weights[name], max(one.get("effect", one["value"]) for one in some)
+        weight, moved = seen.reference.weights[name], max(one.get("effect") or one["value"] for one in some)
         told = [f"{one['name']} {one['value']:.3g}" for one in some]
         why = f"{', '.join(told)}; {weight:.0%} of what moves predictions"
         found.append({"what": f"column {name}", "contribution": weight * moved, "why": why})

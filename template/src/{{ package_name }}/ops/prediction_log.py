@@ -353,7 +353,7 @@ class PredictionLog:
     def frame(self, rows: Sequence[Any]) -> "pl.DataFrame":
         import polars as pl
 
-        kinds = {"number": pl.Float64, "boolean": pl.Boolean, "time": pl.Datetime("us")}
+        kinds: dict[str, Any] = {"number": pl.Float64, "boolean": pl.Boolean, "time": pl.Datetime("us")}
         types = {"row": pl.Int64, "answered": pl.Boolean} | dict.fromkeys(["at", "labelled_at"], pl.Datetime("us"))
         types |= dict.fromkeys(["prediction", "seconds", "label"], pl.Float64)
         names = [*COLUMNS, "label", "labelled_at"]

@@ -82,7 +82,7 @@ def gather(candidate: Candidate) -> tuple[pl.DataFrame, dict[str, Any]]:
 
 def as_table(candidate: Candidate, rows: pd.DataFrame) -> pl.DataFrame:
     """Return the inputs of ROWS in the types in which the prediction log gives them."""
-    kinds = {"number": pl.Float64, "boolean": pl.Boolean, "time": pl.Datetime("us")}
+    kinds: dict[str, Any] = {"number": pl.Float64, "boolean": pl.Boolean, "time": pl.Datetime("us")}
     rules = candidate.note["columns"]
     table = as_rows(rows.reset_index(drop=True)[list(rules)], rules)
     return pl.DataFrame(

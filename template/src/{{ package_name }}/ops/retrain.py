@@ -45,10 +45,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     if options.history:
-        told = triggers.past(triggers.database())
-        return print(
-            json.dumps(told) if options.json else "\n".join(map(sentence, told)) or "nothing was retrained yet"
-        )
+        past = triggers.past(triggers.database())
+        lines = "\n".join(map(sentence, past)) or "nothing was retrained yet"
+        return print(json.dumps(past) if options.json else lines)
     if options.if_triggered == bool(options.reason and options.reason.strip()):
         raise UsageError("say either --if-triggered or --reason WHY: somebody will ask why")
     policy = triggers.read()

@@ -74,8 +74,8 @@ class Seen:
         self.seconds += np.bincount(np.searchsorted(SECONDS, seconds), minlength=len(self.seconds))
         settled = chunk.filter(pl.col("at") < self.settled)["label"]
         self.n_settled, self.n_labelled = self.n_settled + len(settled), self.n_labelled + settled.count()
-        newest = chunk[data.TIME if data.TIME in chunk.columns else "at"].max()
-        self.newest = max(filter(None, (self.newest, newest)), default=None)  # type: ignore[type-var]
+        newest: Any = chunk[data.TIME if data.TIME in chunk.columns else "at"].max()
+        self.newest = max(filter(None, (self.newest, newest)), default=None)
         mine = chunk.filter(pl.col("version") == self.reference.version)
         self.predictions.add(mine["prediction"])
         self.any = keep(self.any, mine.select("prediction"), self.generators[0])
@@ -135,8 +135,8 @@ def inputs(watched: Watched, seen: Seen, conf: Monitoring) -> Found:
 def predictions(watched: Watched, seen: Seen, conf: Monitoring) -> Found:
     """Return how far the predictions are from those for the held-out rows."""
     need(seen.predictions.n_rows, f"predictions of version {seen.reference.version}", conf)
-    pair = [drift.Profile({model.OUTPUT: one}) for one in (seen.reference.predictions, seen.predictions)]
-    return compare(*pair, watched, conf)
+    before, now = (drift.Profile({model.OUTPUT: one}) for one in (seen.reference.predictions, seen.predictions))
+    return compare(before, now, watched, conf)
 
 
 def compare(before: drift.Profile, now: drift.Profile, watched: Watched, conf: Monitoring) -> Found:

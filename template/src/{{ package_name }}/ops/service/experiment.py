@@ -58,7 +58,7 @@ class Split:
         state = self.state
         if state.mode == "shadow":
             return Shadowed(self, champion, endpoint, request)
-        entities = {row.get(state.entity) for row in rows}
+        entities = {row.get(state.entity or "") for row in rows}
         if len(entities) == 1 and None not in entities:
             request.scope["entity"] = str(*entities)
         theirs = all(one is not None and experiment.assigned(state.id, str(one), state.share) for one in entities)

@@ -292,7 +292,7 @@ def extend(app: FastAPI, service: Service) -> None:
         "http_requests_out_of_range", "Turned away after a burst of wrong ones.", registry=service.registry
     )
     writer = Writer(log, service)
-    place = [one.cls for one in app.user_middleware].index(Guard)  # which knows the caller
+    place = next(i for i, one in enumerate(app.user_middleware) if one.cls is Guard)  # which knows the caller
     app.user_middleware.insert(place + 1, Middleware(Watched, service=service, writer=writer, bursts=bursts))
 
     @contextlib.asynccontextmanager
