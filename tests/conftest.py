@@ -47,7 +47,18 @@ if Path(
 
 
 # By name, the tests that take minutes: begun first, or one worker would be busy with the last while the others wait.
-LONGEST = ("own_suite_passes", "umlauts", "own_data", "word_by_word", "demo", "delivery", "team", "container")
+LONGEST = (
+    "own_suite_passes",
+    "umlauts",
+    "own_data",
+    "word_by_word",
+    "after_the_climb",
+    "demo",
+    "test_faults",
+    "delivery",
+    "team",
+    "container",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
