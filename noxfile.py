@@ -15,8 +15,8 @@ LEVELS = sorted(int(folder.name[0]) for folder in ROOT.glob("levels/[0-9]-*"))
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """Prove everything, on two cores at once; `-- -k climb` for a part, `-- -m "not slow"` for the quick ones."""
-    uv_run(session, "pytest", "--numprocesses=2", "--dist=load", "--maxschedchunk=1", *session.posargs)
+    """Prove everything, three tests at a time, as many wait; `-- -k climb` for a part, `-- -m "not slow"` for the quick ones."""
+    uv_run(session, "pytest", "--numprocesses=3", "--dist=load", "--maxschedchunk=1", *session.posargs)
 
 
 @nox.session

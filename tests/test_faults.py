@@ -302,7 +302,8 @@ def loop(project: Render, environment: Render, tmp_path: Path) -> Iterator[Loop]
     rows = pd.read_parquet(first).sort_values("scheduled_departure", ignore_index=True)
     for file in others:
         file.unlink()
-    rows["arrival_delay"] = (rows["scheduled_departure"].dt.hour >= 14) * 60.0  # two trees see that, as the gates ask
+    late = (rows["scheduled_departure"].dt.hour >= 14) ^ (rows.index % 10 == 0)  # two trees see that, as the gates ask
+    rows["arrival_delay"] = late * 60.0
     rows[:N_ROWS].to_parquet(first, index=False)
     (folder / "conf/validation.yml").write_text(
         (folder / "conf/validation.yml").read_text().replace("min_rows: 1000", "min_rows: 100")

@@ -12,18 +12,19 @@ from conftest import LEVELS, ROOT, Render, commit, package_of, reads
 
 PROBLEM = ROOT / "tests/own_problem"  # hourly weather at the airports: will visibility be poor?
 
-NOT_ABOUT_DATA = [
-    "audit",
-    "delivery",
-    "deploy",
-    "deploy_pipeline",
-    "drift",
-    "keys_and_limits",
-    "notify",
+NOT_ABOUT_DATA = ["analysis", "audit", "delivery", "deploy", "deploy_pipeline", "drift", "keys_and_limits", "notify"]
+NOT_ABOUT_DATA += [
     "ownership",
     "package",
+    "portfolio",
+    "registry",
+    "repository",
+    "sign",
+    "training_jobs",
+    "triggers",
+    "tune",
 ]
-NOT_ABOUT_DATA += ["portfolio", "repository", "sign", "training_jobs", "triggers", "tune", "uptime"]
+NOT_ABOUT_DATA += ["uptime"]
 
 
 def bring_own_data(folder: Path, python: Path) -> None:
