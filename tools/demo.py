@@ -77,7 +77,11 @@ CHANGES = [
     ("data", "url: data/sample", "url: data/known"),
     ("experiment", "shares: [0.05, 0.25, 0.5], requests: 3_000", "shares: [0.5], requests: 3_000"),
     ("experiment", "margin: 0.01", "margin: 0.02"),
-    ("retraining", "rows: 20_000 # a third", "rows: 3_000 # a third"),
+    (
+        "retraining",
+        "rows: 20_000 # a third of what the first model learned from",
+        "rows: 1_500 # some weeks of these callers",
+    ),
 ]
 AFTERWARDS: list[Step] = [
     ("", "", "What was tried on callers, and what came of it", f"uv run {RUN} experiment status"),
