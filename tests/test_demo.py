@@ -29,13 +29,11 @@ def test_demo_runs_the_main_job_and_says_what_to_look_at(tmp_path: Path) -> None
     folder = tmp_path / "demo"
     folder.mkdir()
     (folder / ".copier-answers.yml").write_text("left by an earlier demo\n")
-    done = demo(folder, "--level", "3")
-    look_at(done, folder, "3")
+    done = demo(folder, "--level", "1")  # tests/test_docs.py types what a person types at the levels between
+    look_at(done, folder, "1")
     assert (folder / "models/HANDOFF.md").is_file()
     assert (folder / "data/scored.csv").read_text().splitlines()[0].endswith(",late_probability")
-    assert re.search(r"^response +request \S+ was answered by version 1$", done.stdout, re.MULTILINE)
-    asked = re.findall(r'^\{.*"model_version": ?"(\d)".*\}$', done.stdout, re.MULTILINE)
-    assert asked == ["1", "2", "1"], "the service follows a deployment and a rollback by itself"
+    assert re.search(r'^\{.*"predictions": ?\[0\.\d+\]', done.stdout, re.MULTILINE)
     assert "maturity-self-assessment" in done.stdout.partition("== Show the practices")[2]
 
 
