@@ -149,9 +149,8 @@ def test_a_fault_makes_its_suite_fail(
 ) -> None:
     problem = fault.get("problem", "classification")
     source = installed(level, problem)
-    variables = (
-        trained(level, problem) if fault["file"].startswith("src/") else {}
-    )  # what is copied as it is, is copied anew
+    reusable = fault["file"].startswith("src/")  # settings are part of what `trained` is made of
+    variables = trained(level, problem) if reusable else {}
     folder = shutil.copytree(source, tmp_path / "faulty", ignore=shutil.ignore_patterns(".venv", "__pycache__"))
     (file,) = folder.glob(fault["file"])
     text = reads(file)
