@@ -287,6 +287,8 @@ def ask_little(folder: Path) -> None:
     )
     training = {"validation": 0.02, "test": 0.1, "parameters.max_iter": 2, "parameters.learning_rate": 0.001}
     policy = {"new_data": None, "age": None, "schedule": None, "sign_off": "none", "least_rows": 10, "cooldown_h": 0}
+    kept = yaml.safe_load((folder / "conf/retraining.yml").read_text())["signals"]
+    policy["signals"] = {name: one | {"then": "warn"} for name, one in kept.items()}  # it is begun by hand here
     edit(folder, "retraining", **policy, training=training, stable={"share": 0.2, "worse": {"brier": 9}})
     experiment = yaml.safe_load((folder / "conf/experiment.yml").read_text())
     patient = {"answer_s": 60.0, "slower": 1e6, "slow_ms": 1e6}  # on a busy machine
@@ -366,7 +368,8 @@ def test_whoever_is_killed_when_one_champion_answers_no_label_is_lost_and_the_lo
     while not (done := [one for one in loop.history()[attempts:] if one["outcome"] not in (None, "on trial")]):
         assert time.monotonic() < until, [one.log.read_text() for one in loop.all[-8:]]
         loop.label(loop.call(30))
-        code, said = loop.run(*(["experiment", "step"] if loop.on_trial else ["retrain", "--reason", "and on"]))
+        settle = ["retrain", "--if-triggered"] if len(loop.history()) > attempts else ["retrain", "--reason", "and on"]
+        code, said = loop.run(*(["experiment", "step"] if loop.on_trial else settle))
         assert code in (0, 3), said
     assert done[0]["outcome"] == "promoted", done
 
