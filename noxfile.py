@@ -82,4 +82,5 @@ def generators() -> list[str]:
 
 
 def uv_run(session: nox.Session, *words: str) -> None:
-    session.run("uv", "run", "--quiet", *words, external=True, env={"VIRTUAL_ENV": None})
+    unset = {"VIRTUAL_ENV": None, "PYTHONDONTWRITEBYTECODE": None}  # the second: each run would compile its libraries
+    session.run("uv", "run", "--quiet", *words, external=True, env=unset)

@@ -36,12 +36,12 @@ os.environ |= {
     "GIT_COMMITTER_EMAIL": "ada@example.org",
     "GIT_CONFIG_GLOBAL": os.devnull,  # nobody's aliases, hooks or signing
     "DO_NOT_TRACK": "1",
+    "OMP_NUM_THREADS": "1",  # threads that wait for a busy machine's cores take many times as long
 }
 for name in ("VIRTUAL_ENV", "UV_PROJECT_ENVIRONMENT"):
     os.environ.pop(name, None)  # uv takes the project's own environment
-if Path(
-    "/dev/shm"
-).is_dir():  # copier's clones and renders, some 200 files each, in memory; what tests make stays on disk
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # each command would compile its libraries anew, for seconds
+if Path("/dev/shm").is_dir():  # copier's clones and renders, some 200 files each, in memory; what tests make is on disk
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())
     tempfile.tempdir = "/dev/shm"
 
@@ -128,9 +128,7 @@ def snapshot(shared: Path) -> Path:
                 shutil.copy2(ROOT / name, folder / name)
         commit(folder, "Release")
         git(folder, "tag", RELEASE)
-        git(
-            folder, "gc", "--quiet"
-        )  # each copy and each update clones it: two files, not a folder for every few objects
+        git(folder, "gc", "--quiet")  # each copy and update clones it: two files, not a folder for every few objects
 
     return once(shared / "snapshot", make)
 
