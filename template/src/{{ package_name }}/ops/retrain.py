@@ -134,9 +134,7 @@ def decline(engine: Any, policy: Policy, now: Situation, verdict: triggers.Verdi
 def look(engine: Any, policy: Policy, options: argparse.Namespace) -> Situation:
     """Return all that the policy is held against; settle what became of versions that were handed to an experiment."""
     chosen, client = environments.open_store(policy.environment)
-    there = environments.find_copy(client, chosen.model)
-    trial = tracking.aliases(client, chosen.model).get("challenger")
-    on_trial = client.get_model_version(chosen.model, trial).tags.get("origin_version") if trial else None
+    there, on_trial = environments.find_copy(client, chosen.model), tried(policy)
     if there is None:
         raise ProjectError(f"nothing is in use in {policy.environment}: deploy a first version")
     version = there.tags["origin_version"]
@@ -166,6 +164,13 @@ def look(engine: Any, policy: Policy, options: argparse.Namespace) -> Situation:
     return Situation(now, version, trained, learned_until, newest, count + gathered, reports, past, on_trial, alerts)
 
 
+def tried(policy: Policy) -> str | None:
+    """Return the version that an experiment is judging, whoever began it."""
+    chosen, client = environments.open_store(policy.environment)
+    trial = tracking.aliases(client, chosen.model).get("challenger")
+    return client.get_model_version(chosen.model, trial).tags.get("origin_version") if trial else None
+
+
 def ending(policy: Policy, attempt: Attempt) -> str:
     """Return why the experiment with the version of ATTEMPT ended, to put behind a sentence."""
     from . import experiment
@@ -186,6 +191,10 @@ def carry_on(engine: Any, policy: Policy, attempt: Attempt, now: Situation) -> t
             if not waits(attempt):
                 triggers.note(engine, attempt, result=f"{WAITS}{attempt['result']}")
                 triggers.ask_people(policy, f"Version {version} waits for sign-off", [attempt["result"]])
+            return {"outcome": "waiting", "id": attempt["id"], "version": version}, why
+        if (other := tried(policy)) not in (None, version):
+            triggers.note(engine, attempt, tries=attempt["tries"] - 1)  # to wait is no failed try
+            why = f"version {version} passed its gates and waits: version {other} is on trial first"
             return {"outcome": "waiting", "id": attempt["id"], "version": version}, why
         outcome, why = release(policy, version, attempt, now)
     except Refused as error:
