@@ -330,7 +330,7 @@ AFTER_THE_CLIMB = {
             r".* canary \w+: version \d+ against 1,",
             r"[\d,]+ predictions from ",
             r'.*"version": ?"\d+"',
-            r"reports/dashboard.html: 1 model,",
+            r".*reports/dashboard.html: 1 model,",
             r"[\d,]+ lines, each as it was written",
         ],
     ),

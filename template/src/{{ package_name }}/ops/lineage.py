@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import data
-from . import ProjectError, Refused, UsageError, datasets, pipeline, store, tracking
+from . import ProjectError, Refused, UsageError, datasets, releasing, store, tracking
 from .datasets import short
 from .handoff import read_note
 from .pipeline import Training, git
@@ -132,7 +132,7 @@ def code(tags: dict[str, str], folder: Path) -> Link:
     said = f"{commit[:8]} {git('log', '-1', '--format=%s', commit)}".rstrip()
     listed = [line.partition("\t") for line in git("ls-tree", "-rz", commit, f"src/{name}").split("\0") if line]
     committed = {path.removeprefix(f"src/{name}/"): about.split()[-1] for about, _, path in listed}
-    carried = {file.relative_to(folder).as_posix(): blob_hash(file) for file in pipeline.files(folder)}
+    carried = {path: blob_hash(file) for path, file in releasing.contents(folder).items()}
     differing = sorted(key for key in committed | carried if committed.get(key) != carried.get(key))
     broken = f"the version's {differing[0]} is not the commit's ({len(differing)} differ)" if differing else ""
     if not committed:
