@@ -4,12 +4,14 @@ Such a version must have been logged with a signature of named columns and an in
 and model.py have no part in it. Opening it may run code that lies with it: serve only what your own people registered.
 """
 
+import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from .. import ProjectError, tracking
+from .. import ProjectError, releasing, tracking
 from ..handoff import as_records
 from . import found, registry
 from .contract import Row
@@ -30,7 +32,11 @@ def resolve(uri: str) -> Servable:
     folder = Path(tracking.library().artifacts.download_artifacts(f"models:/{name}/{version}"))
     for module in found("def verify("):
         module.verify(client, name, version, folder)
-    opened = tracking.library().pyfunc.load_model(str(folder))
+    place = tempfile.TemporaryDirectory(prefix="served-")  # what was verified and no more: planted bytecode would run
+    for path, file in releasing.contents(folder).items():
+        (Path(place.name) / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, Path(place.name) / path)
+    opened = tracking.library().pyfunc.load_model(place.name)
     signature, example = opened.metadata.signature, opened.input_example
     if signature is None or not signature.inputs.has_input_names() or example is None:
         raise ProjectError(f"{name} version {version} lacks a signature of named columns or an input example: log both")
@@ -49,10 +55,14 @@ def resolve(uri: str) -> Servable:
         "trained_by": client.get_model_version(name, version).run_id,
         "libraries": running(),
     }
-    return Pyfunc(opened, note, version)
+    servable = Pyfunc(opened, note, version)
+    servable.place = place
+    return servable
 
 
 class Pyfunc(Servable):
+    place: tempfile.TemporaryDirectory[str]  # the files, for as long as the model is served
+
     def compute(self, rows: list[Row]) -> np.ndarray:
         types = {one.name: one.type.to_pandas() for one in self.fitted.metadata.signature.inputs}
         return one_each(self.fitted, self.contract.table(rows).astype(types))
