@@ -46,18 +46,24 @@ if Path("/dev/shm").is_dir():  # copier's clones and renders, some 200 files eac
     tempfile.tempdir = "/dev/shm"
 
 
-# By name, the tests that take minutes: begun first, or one worker would be busy with the last while the others wait.
+# By name, the tests that take minutes: begun first, or one worker would be busy with the last while the others wait. Each
+# worker is first given two in a row, so the longest are followed by short ones.
 LONGEST = (
-    "own_suite_passes",
+    f"fresh_environment[{LEVELS[-1]}]",
+    "fresh_environment[0]",
     "umlauts",
-    "own_data",
-    "word_by_word",
+    "fresh_environment[2]",
+    f"own_data[{LEVELS[-1]}]",
+    "own_data[0]",
+    "demo_replays",
     "after_the_climb",
-    "demo",
+    "fresh_environment",
+    "word_by_word",
     "test_faults",
-    "delivery",
-    "team",
-    "container",
+    "test_delivery",
+    "test_team",
+    "test_container",
+    "another_framework",
 )
 
 
