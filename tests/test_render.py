@@ -144,7 +144,7 @@ def test_every_command_helps_with_the_line_that_lists_it_and_how_to_type_it(
 ) -> None:
     folder = rendered(level)
     script = HELP.format(package=package_of(folder))
-    environ = os.environ | {"PYTHONPATH": "src", "COLUMNS": "200"}
+    environ = os.environ | {"PYTHONPATH": "src", "COLUMNS": "200", "PYTHONDONTWRITEBYTECODE": "1"}
     done = subprocess.run(
         [environment(level), "-c", script], cwd=folder, env=environ, capture_output=True, text=True, check=False
     )

@@ -475,8 +475,9 @@ def test_sessions_of_your_own_are_found(project: Render, environment: Render) ->
 def verbs(folder: Path, python: Path) -> set[str]:
     """Return the names of the nox sessions, if any, and of the package's commands."""
     calls = [(folder, ["nox", "-l"]), (folder / "src", [package_of(folder), "--help"])]
+    environ = os.environ | {"PYTHONDONTWRITEBYTECODE": "1"}  # FOLDER is shared
     sessions, commands = (
-        subprocess.run([python, "-m", *words], cwd=at, capture_output=True, text=True, check=False).stdout
+        subprocess.run([python, "-m", *words], cwd=at, env=environ, capture_output=True, text=True, check=False).stdout
         for at, words in calls
     )
     assert "maturity" in commands
