@@ -13,7 +13,6 @@ import argparse
 import contextlib
 import hashlib
 import json
-import secrets
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -188,7 +187,7 @@ def start(version: str, mode: Mode, name: str | None = None, reason: str = "none
         there = admit(name, version, answers=mode != "shadow")
         state = State(
             **conf.model_dump(include=set(Rules.model_fields)),
-            id=secrets.token_hex(4),
+            id=identify(chosen.model, name, mode, version, str(len(status(name)))),
             mode=mode,
             champion=champion.tags["origin_version"],
             challenger=version,
@@ -205,6 +204,11 @@ def start(version: str, mode: Mode, name: str | None = None, reason: str = "none
         client.set_registered_model_alias(chosen.model, ALIAS, there.version)  # last: from here on it runs
     note("experiment started", state, reason)
     return state
+
+
+def identify(*words: str) -> str:
+    """Return the name of an experiment, which its callers are drawn by: another in each, and the same in a replay."""
+    return hashlib.blake2b(":".join(words).encode(), digest_size=4).hexdigest()
 
 
 def admit(name: str, version: str, answers: bool) -> Any:
