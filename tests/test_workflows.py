@@ -4,7 +4,6 @@ import http.server
 import json
 import os
 import re
-import socket
 import subprocess
 import threading
 import time
@@ -18,7 +17,7 @@ import act
 import pandas as pd
 import pytest
 import yaml
-from conftest import LEVELS, ROOT, Render, commit, git, package_of, reads
+from conftest import LEVELS, ROOT, Render, commit, free_port, git, package_of, reads
 
 QUICK = {"PYTEST_ADDOPTS": "--no-cov tests/test_features.py"}  # the wiring is shown here; test_generated runs all tests
 WITH_CI = [level for level in LEVELS if level >= 1]
@@ -461,12 +460,6 @@ def verbs(folder: Path, python: Path) -> set[str]:
     return set(re.findall(r"^[*-] (\S+)", sessions, re.MULTILINE)) | set(
         re.findall(r"^  ([a-z-]+)  ", commands, re.MULTILINE)
     )
-
-
-def free_port() -> int:
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        return server.getsockname()[1]
 
 
 def wait_for(url: str) -> None:
