@@ -123,6 +123,7 @@ def locked() -> Iterator[Any]:
     setup(logging.ERROR)
     try:
         with Repo() as repo, lock_repo(repo):
+            drop_if_torn(Path(repo.tmp_dir or ".dvc/tmp", "rwlock"))
             yield repo
     except NotDvcRepoError as error:
         raise ProjectError(f"{error}: run this in the project's own folder") from error
@@ -133,6 +134,16 @@ def locked() -> Iterator[Any]:
         ) from error
     except (DvcException, sqlite3.Error) as error:
         raise ProjectError(f"DVC: {error}") from error
+
+
+def drop_if_torn(file: Path) -> None:
+    """Delete DVC's note of who uses which file where a killed process left half of it: DVC itself would refuse from then on."""
+    try:
+        json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        pass
+    except ValueError:
+        file.unlink(missing_ok=True)
 
 
 def bring_up_to_date(repo: Any, chosen: Training, until: str = "register") -> list[str]:
