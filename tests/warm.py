@@ -1,14 +1,18 @@
 """Runs pytest again and again without importing the same libraries each time: `python warm.py`, by a project's Python.
 
 Each line on stdin is JSON, [folder, words, environment, file for what is printed]; the answer is a line with the exit code. Each
-run is a process forked off this one, in which nothing of the project was imported yet.
+run is a process forked off this one, in which nothing of the project was imported yet. One that does not end is ended; what
+it started and left behind ends with it.
 """
 
 import contextlib
 import importlib
 import json
 import os
+import signal
 import sys
+
+LIMIT_S = 900  # for what takes seconds: a planted fault may make a test wait for ever
 
 # What takes most of the time; a level has some of them.
 LIBRARIES = [
@@ -38,8 +42,13 @@ for name in LIBRARIES:
 for line in sys.stdin:
     folder, words, environ, said = json.loads(line)
     if child := os.fork():
-        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child, signal.SIGKILL)
+        print(code, flush=True)
         continue
+    os.setpgid(0, 0)
+    signal.alarm(LIMIT_S)
     os.chdir(folder)
     os.environ |= environ
     sys.path[:0] = environ["PYTHONPATH"].split(os.pathsep)
