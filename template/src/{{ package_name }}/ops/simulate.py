@@ -143,7 +143,8 @@ class Replay:
 
     def __init__(self, options: argparse.Namespace, rows: pd.DataFrame) -> None:
         self.options, self.rows, self.draw = options, rows, random.Random(options.seed)
-        self.answers = pd.DataFrame(index=rows.index, columns=["predicted", "version"], dtype="object")
+        self.predicted = np.full(len(rows), np.nan)  # where nothing was answered
+        self.versions = np.full(len(rows), None, dtype=object)
         self.counts: Counter[str] = Counter()
         self.turns: list[dict[str, Any]] = []
         self.begun: list[tuple[datetime, datetime]] = []  # of each turn: the simulated moment, and the real one
@@ -182,12 +183,11 @@ class Replay:
         self.counts[f"requests answered {answer.status_code}"] += 1
         if answer.status_code == 200:
             said = answer.json()
-            self.answers.loc[number] = [said["predictions"][0], said["model_version"]]
+            self.predicted[number], self.versions[number] = said["predictions"][0], said["model_version"]
 
     def label(self, client: Any, first: int, last: int) -> None:
         """Send the labels of the rows FIRST to before LAST that were asked about."""
-        part = self.rows.iloc[first:last]
-        part = part[self.answers["predicted"].iloc[first:last].notna()]
+        part = self.rows.iloc[first:last][~np.isnan(self.predicted[first:last])]
         sent = [
             {"key": str(key), "label": float(truth)}
             for key, truth in zip(part[data.KEY], part[data.TARGET], strict=True)
@@ -216,17 +216,18 @@ class Replay:
     def tell(self, frozen: str) -> dict[str, Any]:
         """Return what the version FROZEN would have come to in each month, beside what was answered."""
         chosen, _ = tracking.open_store()
-        rows, answered = self.rows, self.answers["predicted"].notna()
+        rows, answered = self.rows, ~np.isnan(self.predicted)
         alone = gates.predict(gates.open_version(chosen.model, frozen), rows)
         names = settings.read("release", gates.Release).quality.over_champion
         months = []
         for month, some in rows[answered].groupby(rows[data.TIME].dt.strftime("%Y-%m")):
-            truth, said = some[data.TARGET], self.answers.loc[some.index]
+            truth = some[data.TARGET]
             if len(some) < FEWEST or truth.nunique() < 2:
                 continue
-            both = (alone[some.index], said["predicted"].astype("float64").to_numpy())
+            both = (alone[some.index], self.predicted[some.index])
             then, now = ({name: model.metrics(truth, values)[name] for name in names} for values in both)
-            shares = said["version"].value_counts(normalize=True).round(3).to_dict()
+            versions = pd.Series(self.versions[some.index])
+            shares = versions.value_counts(normalize=True).round(3).to_dict()
             months.append({"month": month, "rows": len(some), "frozen": then, "loop": now, "versions": shares})
         from . import triggers
 
