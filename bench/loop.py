@@ -101,11 +101,13 @@ def shorten(folder: Path, n_rows: int) -> pd.DataFrame:
 
 
 def settle(folder: Path, n_requests: int) -> None:
-    """Set what the loop goes by: labels alone trigger it, no gate refuses for quality, and a canary needs no labels."""
+    """Set what the loop goes by: labels alone trigger it, no gate refuses for how good it is, and a canary needs no labels."""
     conf = folder / "conf"
     change(conf / "success.yml", r"(?s)\nmetrics:.*", "\nmetrics: {brier: {max: 1}}\n")
     change(conf / "release.yml", r"(roc_auc|brier): \{measured: \S+, surely: \S+\}", r"\1: {measured: -1, surely: -1}")
     change(conf / "release.yml", r"metrics: \{roc_auc: .*?\}\}", "metrics: {brier: {max: 1}}")
+    change(conf / "release.yml", r"(direction|minimum): 0\.\d+", r"\1: 0.001")
+    change(conf / "release.yml", r"(bias|true_positive_rate|false_positive_rate): 0\.\d+", r"\1: 1")
     change(conf / "retraining.yml", r"rows: 20_000", f"rows: {N_LABELLED // 2}")
     change(conf / "retraining.yml", r"worse: \{.*?\}", "worse: {brier: 1}")
     change(conf / "retraining.yml", r"sign_off: \S+", "sign_off: none")

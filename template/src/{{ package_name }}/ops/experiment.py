@@ -23,7 +23,7 @@ from typing import Annotated, Any, Literal, get_args
 import numpy as np
 import pydantic
 
-from .. import data, model
+from .. import data, features, model
 from . import ProjectError, Refused, UsageError, settings
 
 ALIAS = "challenger"  # in an environment's registry: the version on trial
@@ -108,6 +108,7 @@ class Arm:
     failures: int = 0
     seconds: np.ndarray = field(default_factory=lambda: np.empty(0))
     rows: np.ndarray = field(default_factory=lambda: np.empty((0, 3)))
+    paired: bool = False  # the rows are those of the other arm, one by one
 
 
 @dataclass(frozen=True)
@@ -263,6 +264,7 @@ def step(name: str | None = None, sign_off: Callable[[str, str], None] | None = 
         if not state.result:
             log = prediction_log.open_log()
             result, why = judge(state, *observe(log, state))
+            environments.open_store(name)  # what is opened last is where MLflow looks up versions
             if result in OVER:
                 return decision(end(client, there, state, result, why))
             if not result:
@@ -466,7 +468,8 @@ def observe(log: Any, state: State) -> tuple[Arm, Arm]:
     """Return what the prediction log holds of the challenger and of the champion since this step began.
 
     Compared are the same days and, of the champion, only entities that are its own: those that came to it because the
-    challenger might answer no more, or had failed, are not like the others. A shadow is compared row by row.
+    challenger might answer no more, or had failed, are not like the others. A shadow is compared row by row; a canary
+    too, with what the champion would have answered in its place: callers differ by more than versions do.
     """
     import polars as pl
 
@@ -474,7 +477,7 @@ def observe(log: Any, state: State) -> tuple[Arm, Arm]:
     versions = {"shadow" if shadow else "challenger": state.challenger, "champion": state.champion}
     kept: dict[str, list[Any]] = {arm: [] for arm in versions}
     seconds: dict[str, list[np.ndarray]] = {arm: [] for arm in versions}
-    group, n_kept = pl.col("entity").hash(seed=0) % GROUPS, 0
+    group, n_kept, asked = pl.col("entity").hash(seed=0) % GROUPS, 0, list[pl.DataFrame]()
     for chunk in log.frames(since=state.since):
         entities = chunk["entity"].unique().drop_nulls()
         trial = pl.col("entity").is_in([one for one in entities if assigned(state.id, one, state.share)] or [""])
@@ -484,6 +487,7 @@ def observe(log: Any, state: State) -> tuple[Arm, Arm]:
             rows = chunk.filter((pl.col("arm") == arm) & (pl.col("version") == version) & belongs)
             seconds[arm].append(rows.filter(pl.col("row") == 0)["seconds"].to_numpy())
             rows = rows.filter(pl.col("label").is_not_null())
+            asked += [rows] if arm == "challenger" else []
             kept[arm].append(rows.select("request_id", "row", "at", "prediction", "label", group=group))
             n_kept += len(rows)
         if n_kept > MOST:
@@ -496,12 +500,38 @@ def observe(log: Any, state: State) -> tuple[Arm, Arm]:
         ours = ours.join(theirs, on=["request_id", "row"], how="semi")
     elif len(ours):
         theirs = theirs.filter(pl.col("at") <= ours["at"].max())
-    cells = pl.col("prediction", "label", "group").cast(pl.Float64)
+    instead = in_its_place(state, pl.concat(asked)) if state.mode == "canary" and len(ours) >= FEWEST else None
+    if instead is not None:
+        theirs = ours.with_columns(prediction=pl.Series(instead))
+    cells, paired = pl.col("prediction", "label", "group").cast(pl.Float64), shadow or instead is not None
     arms = [
-        Arm(sum(map(len, took)), failed, np.concatenate(took)[-100_000:], rows.select(cells).to_numpy())
+        Arm(sum(map(len, took)), failed, np.concatenate(took)[-100_000:], rows.select(cells).to_numpy(), paired)
         for took, failed, rows in zip(seconds.values(), failures(log, state, versions), (ours, theirs), strict=True)
     ]
     return arms[0], arms[1]
+
+
+def in_its_place(state: State, logged: Any) -> np.ndarray | None:
+    """Return what the champion would have answered to the challenger's LOGGED rows, shape (n_rows,).
+
+    None where that cannot be told: the log does not hold all that was asked, or the challenger, asked again, does not
+    give the answers that stand there. The versions are opened as their gates opened them.
+    """
+    from . import gates, prediction_log, tracking
+
+    try:
+        rows = prediction_log.as_raw(logged)
+        needed = [name for name, rule in data.SCHEMA.items() if name in features.COLUMNS and not rule.get("null")]
+        if rows[needed].isna().any(axis=None):
+            return None
+        chosen, _ = tracking.open_store()
+        again, instead = (
+            gates.predict(gates.open_version(chosen.model, one), rows) for one in (state.challenger, state.champion)
+        )
+        same = np.allclose(again, logged["prediction"].to_numpy(), rtol=1e-3, atol=1e-3)
+        return instead if same else None
+    except Exception:  # noqa: BLE001 - then the callers of both are compared, which says less and is as true
+        return None
 
 
 def failures(log: Any, state: State, versions: dict[str, str]) -> list[int]:
@@ -540,7 +570,8 @@ def judge(state: State, ours: Arm, theirs: Arm) -> tuple[str, str]:
         evidence = likelihood_ratio(gain, error, state.effect)
         sure = evidence >= 1 / state.alpha
         said = (
-            f"{state.metric} {abs(gain):.4f} {'better' if gain > 0 else 'worse'} (standard error {error:.4f}, evidence "
+            f"{state.metric} {abs(gain):.4f} {'better' if gain > 0 else 'worse'}{' row by row' * ours.paired} "
+            f"(standard error {error:.4f}, evidence "
             f"{min(evidence, 1e6):.3g}, {1 / state.alpha:g} decides), "
         )
     said += f"{n_rows:,} of {plan.labels:,} labels, {ours.requests:,} requests"
@@ -583,6 +614,8 @@ def compare(metric: str, ours: np.ndarray, theirs: np.ndarray) -> tuple[float, f
     try:
         parts = np.array([gain(group) for group in groups])
         error = float(np.sqrt((len(groups) - 1) / len(groups) * ((parts - parts.mean()) ** 2).sum()))
+        if error == 0 == gain(np.inf):
+            return 0.0, 1e-9  # two versions that say the same
         return (gain(np.inf), error) if np.isfinite(error) and error > 0 else None
     except ValueError:  # a metric that needs both outcomes, and only one was seen
         return None

@@ -28,6 +28,7 @@ from . import ProjectError, settings
 from .feature_tables import text
 
 if TYPE_CHECKING:
+    import pandas as pd
     import polars as pl
 
 Row = dict[str, Any]
@@ -432,6 +433,20 @@ def prepare(connection: Any, _: Any) -> None:
 def by_id(request_id: str, row: int) -> str:
     """Return what a label stands under when its row has no key; a request id holds no slash."""
     return f"{request_id}/{row}"
+
+
+def as_raw(found: "pl.DataFrame") -> "pd.DataFrame":
+    """Return predictions of the log (`frames`) as data.read would give their rows, without the target."""
+    from . import handoff
+
+    known = [name for name in data.SCHEMA if name != data.TARGET]
+    places = {name: f"input_{name}" if f"input_{name}" in found.columns else name for name in known}
+    columns = {name: place for name, place in places.items() if place in found.columns}
+    table = found.select(**{name: found[place] for name, place in columns.items()}).to_pandas()
+    table[data.KEY] = found["key"].to_list()
+    if data.TIME not in columns:
+        table[data.TIME] = found["at"].dt.replace_time_zone(None).to_list()
+    return handoff.as_rows(table, {name: data.SCHEMA[name] for name in data.SCHEMA if name in table})
 
 
 def plain(given: Any) -> str:

@@ -378,7 +378,7 @@ def labelled(until: datetime) -> pd.DataFrame:
     """Return the rows of the log whose label came up to UNTIL, one a key, the last asked, as data.read would."""
     import polars as pl
 
-    from . import handoff, prediction_log
+    from . import prediction_log
 
     parts = []
     for chunk in prediction_log.open_log().frames(labelled=True):
@@ -388,13 +388,6 @@ def labelled(until: datetime) -> pd.DataFrame:
     if found.is_empty():
         return pd.DataFrame(columns=[*data.SCHEMA])
     found = found.unique("key", keep="last", maintain_order=True)
-    known = [name for name in data.SCHEMA if name != data.TARGET]
-    places = {name: f"input_{name}" if f"input_{name}" in found.columns else name for name in known}
-    columns = {name: place for name, place in places.items() if place in found.columns}
-    table = found.select(**{name: pl.col(place) for name, place in columns.items()}).to_pandas()
-    table[data.KEY] = found["key"].to_list()
-    if data.TIME not in columns:
-        table[data.TIME] = found["at"].dt.replace_time_zone(None).to_list()
-    rows = handoff.as_rows(table, {name: data.SCHEMA[name] for name in data.SCHEMA if name in table})
+    rows = prediction_log.as_raw(found)
     labels = found["label"].to_pandas()
     return rows.assign(**{data.TARGET: labels >= 0.5 if data.SCHEMA[data.TARGET]["type"] == "boolean" else labels})
