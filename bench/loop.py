@@ -115,6 +115,7 @@ def settle(folder: Path, n_requests: int) -> None:
     plan = f"canary: {{shares: [0.05, 0.25, 0.5], requests: {n_requests}, labels: 0}}"
     change(conf / "experiment.yml", r"canary: \{.*?\}", plan)
     change(conf / "limits.yml", r"(rate_per_s|burst): \S+", r"\1: 1000000000")
+    (folder / ".git/info/exclude").write_text("*.log\n", "utf-8")  # of the service; a dirty tree trains nothing
     run(folder, ["git", "config", "user.name", "Bench"])
     commit(folder)
 
