@@ -1,10 +1,11 @@
 """The HTTP side: routes, limits, metrics, request ids and what an error looks like."""
 
 import contextlib
+import gc
 import logging
 import re
+import secrets
 import time
-import uuid
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from typing import Any
 
@@ -93,6 +94,8 @@ def make_app(service: Service) -> ASGIApp:
         async with contextlib.AsyncExitStack() as stack:
             for start in service.lifespans:
                 await stack.enter_async_context(start())
+            gc.collect()
+            gc.freeze()  # what the libraries hold is never garbage: to look through it stops all requests, for 0.2 s
             yield
 
     # no redoc, no redirects: one page, one address a route
@@ -189,7 +192,7 @@ class Observed:
         service, started, status = self.service, time.perf_counter(), 500
         headers = dict(scope["headers"])
         given = headers.get(b"x-request-id", b"")
-        scope["request_id"] = given.decode() if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        scope["request_id"] = given.decode() if REQUEST_ID.fullmatch(given) else new_id()
         scope["model_version"] = service.main.servable.version
 
         async def send_marked(message: Message) -> None:
@@ -214,6 +217,12 @@ class Observed:
         labels = getattr(scope.get("route"), "path", "none"), str(status)  # an unknown path must not become a label
         service.requests.labels(*labels).inc()
         service.latency.labels(*labels).observe(time.perf_counter() - started)
+
+
+def new_id() -> str:
+    """Return a UUID of version 7 (RFC 9562): in order of time, so that a database adds it at the end of its index."""
+    random = secrets.randbits(74)
+    return f"{time.time_ns() // 1_000_000:012x}7{random >> 62:03x}{1 << 63 | random & (1 << 62) - 1:016x}"
 
 
 def counted(receive: Receive, most: int) -> Receive:
