@@ -11,6 +11,7 @@ import argparse
 import contextlib
 import fnmatch
 import functools
+import itertools
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -68,6 +69,8 @@ PREDICTIONS = sql.Table(
     sql.UniqueConstraint("request_id", "row", "arm"),
     sqlite_autoincrement=True,
 )
+WRITTEN = [one.name for one in PREDICTIONS.columns if one.name != "number"]
+ONE, MANY = f"({', '.join('?' * len(WRITTEN))})", 500  # as SQLite's driver writes a row, and how many in one statement
 LABELS = sql.Table(
     "labels",
     KNOWN,
@@ -217,6 +220,8 @@ class PredictionLog:
         self.insert: Callable[..., Any] = sqlite.insert if kind == "sqlite" else postgresql.insert
         self.file = Path(address.database or "") if kind == "sqlite" else None
         self.lock = "BEGIN IMMEDIATE" if self.file else "SELECT pg_advisory_xact_lock(7401)"  # a number of its own
+        once = self.insert(PREDICTIONS).on_conflict_do_nothing()
+        self.add = str(once.compile(dialect=self.engine.dialect, column_keys=WRITTEN))
         if self.file:
             sql.event.listen(self.engine, "connect", prepare)
         self.columns = {
@@ -234,10 +239,9 @@ class PredictionLog:
         return any(fnmatch.fnmatch(name.lower(), pattern.lower()) for pattern in self.conf.never_logged)
 
     def key_of(self, row: Mapping[str, Any]) -> str | None:
-        """Return the text that ROW's label comes under, None where a part of data.KEY is missing or not to be kept."""
-        names = [data.KEY] if isinstance(data.KEY, str) else list(data.KEY)
-        cells = [None if self.hides(name) else row.get(name) for name in names]
-        return None if any(cell is None for cell in cells) else "|".join(map(text, cells))
+        """Return the text that ROW's label comes under, None where data.KEY is missing or not to be kept."""
+        cell = None if self.hides(data.KEY) else row.get(data.KEY)
+        return None if cell is None else text(cell)
 
     @contextlib.contextmanager
     def connection(self, write: bool = False) -> Iterator[sql.Connection]:
@@ -271,24 +275,34 @@ class PredictionLog:
 
         `inputs` is the row, a dict. Left out: row 0, at now, endpoint /predict, version "", arm champion, its key.
         """
-        full = [self.complete(row) for row in rows]
+        complete = map(self.complete, rows)
+        full: list[Any] = [tuple(row.values()) for row in complete] if self.file else list(complete)
         failed = [{"at": now(), "endpoint": "/predict", "version": "", "arm": "champion"} | one for one in failures]
         with self.connection(write=True) as connection:
-            new = 0
-            if full:
-                once = self.insert(PREDICTIONS).on_conflict_do_nothing().returning(PREDICTIONS.c.number)
-                new = len(connection.execute(once, full).all())  # PostgreSQL's driver does not count them
+            new = self.add_to(connection, full) if full else 0
             if failed:
                 connection.execute(FAILURES.insert(), failed)
             if writer:
                 self.put(connection, WRITERS, [{"seen": now(), "lost": 0} | writer])
         return new
 
+    def add_to(self, connection: sql.Connection, full: list[Any]) -> int:
+        """Insert predictions and return how many are new; SQLite's driver holds the service up at each statement."""
+        if not self.file:
+            return connection.exec_driver_sql(self.add, full).rowcount
+        new = 0
+        for start in range(0, len(full), MANY):
+            part = full[start : start + MANY]
+            many = self.add.replace(ONE, ", ".join([ONE] * len(part)))
+            new += connection.exec_driver_sql(many, tuple(itertools.chain(*part))).rowcount
+        return new
+
     def complete(self, row: Row) -> Row:
-        inputs = row.get("inputs", {})
+        """Return ROW as the database takes it, in the order of WRITTEN."""
+        inputs, at = row.get("inputs", {}), row.get("at") or now()
         if isinstance(inputs, dict):
             key = self.key_of(inputs)
-            kept = {name: cell for name, cell in inputs.items() if not self.hides(name)}
+            kept = {name: cell for name, cell in inputs.items() if name in self.columns or not self.hides(name)}
             inputs = to_json(kept, inf_nan_mode="null").decode()
         else:
             key = None
@@ -296,7 +310,7 @@ class PredictionLog:
         return {
             "request_id": row["request_id"],
             "row": number,
-            "at": row.get("at") or now(),
+            "at": at.isoformat(" ", "microseconds") if self.file else at,
             "endpoint": row.get("endpoint", "/predict"),
             "version": row.get("version", ""),
             "arm": arm,
