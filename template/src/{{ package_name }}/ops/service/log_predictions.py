@@ -214,14 +214,18 @@ class Writer(threading.Thread):
                     with self.log.connection(write=True) as connection:
                         before = sql.select(WRITERS.c.handled).where(WRITERS.c.id == file.stem)
                         handled = connection.scalar(before) or 0
-                        facts = {"id": file.stem, "handled": handled, "dropped": dropped, "lost": taken - handled}
+                        lost = max(taken - handled, 0)  # this file may be older than the log, from a backup
+                        facts = {"id": file.stem, "handled": handled, "dropped": dropped, "lost": lost}
                         self.log.put(connection, WRITERS, [facts | {"seen": now()}])
             except Away:
                 raise
             except (ProjectError, FileNotFoundError):  # it lives, or another process was faster
                 continue
+            except struct.error:  # the disk was full when it was made, so it never took anything over
+                LOG.warning("%s is broken and goes: what was lost then is not known", file)
+                lost = 0
             remove(file)
-            if lost := taken - handled:
+            if lost:
                 LOG.error("a service that ended early left at most %s predictions out of the log", f"{lost:,}")
                 self.tell("lost_before", lost)
 
