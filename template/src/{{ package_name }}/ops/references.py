@@ -4,6 +4,7 @@ Gathered once a version, then kept beside the data, as the rows of a data versio
 """
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -32,6 +33,15 @@ class Reference:
     predictions: Column  # of held-out rows: of those it has learned it is more certain
     held_out: pl.DataFrame  # inputs, `prediction` and `label`
     weights: dict[str, float]  # by how much predictions move when a column is shuffled, as a share of all columns
+    kept: Path  # JSON of what `once` measured
+
+    def once(self, name: str, measure: Callable[[], float]) -> float:
+        """Return what MEASURE gives for the held-out rows, which do not change: measured once a version."""
+        known = json.loads(self.kept.read_text(encoding="utf-8")) if self.kept.is_file() else {}
+        if name not in known:
+            known[name] = measure()
+            store.replaced(self.kept, json.dumps(known).encode())
+        return float(known[name])
 
     def without(self, hidden: set[str]) -> "Reference":
         """Return the same but for the inputs HIDDEN: what is never logged can neither drift nor stand in a report."""
@@ -49,6 +59,7 @@ def read(client: Any, name: str, version: str) -> Reference:
         held_out, known = gather(candidate)
         known |= {"format": FORMAT, "run": run_id}
         folder.mkdir(parents=True, exist_ok=True)
+        (folder / "measured.json").unlink(missing_ok=True)
         with store.whole(rows) as part:
             held_out.write_parquet(part)
         store.replaced(facts, json.dumps(known).encode())  # last: a reference that is there is whole
@@ -59,6 +70,7 @@ def read(client: Any, name: str, version: str) -> Reference:
         Column(**known["predictions"]),
         pl.read_parquet(rows),
         known["weights"],
+        folder / "measured.json",
     )
 
 

@@ -169,12 +169,14 @@ def shares(counted: Callable[[drift.Column], int]) -> Callable[[Watched, Seen, M
 
 
 def lost(
-    before: pl.DataFrame, now: pl.DataFrame, comparisons: int, conf: Monitoring, n_rows: int = 0
+    name: str, before: pl.DataFrame, now: pl.DataFrame, comparisons: int, seen: Seen, conf: Monitoring, n_rows: int = 0
 ) -> dict[str, Any]:
-    """Return by how much the primary metric is worse than BEFORE; below 0 it is better."""
+    """Return by how much the primary metric is worse than BEFORE, the held-out rows of NAME; below 0 it is better."""
     before, now = (rows.select("label", "prediction") for rows in (before, now))
     then, live = primary(before), primary(now)
-    error = np.hypot(spread(primary, before, conf), spread(primary, now, conf, n_rows))
+    known = f"spread of {model.PRIMARY}, {name}, {conf.resamples} resamples"
+    then_error = seen.reference.once(known, lambda: spread(primary, before, conf))
+    error = np.hypot(then_error, spread(primary, now, conf, n_rows))
     worse = (then - live) * (1 if model.HIGHER_IS_BETTER[model.PRIMARY] else -1)
     told = about(worse, float(error), comparisons, conf)
     return told if told["value"] is None else told | {"metric": model.PRIMARY, "before": then, "now": live}
@@ -182,14 +184,16 @@ def lost(
 
 def decay(watched: Watched, seen: Seen, conf: Monitoring) -> Found:
     need(len(seen.labelled), "labelled rows", conf)
-    return [{"rows": len(seen.labelled)} | lost(seen.reference.held_out, seen.labelled, 1, conf)]
+    return [{"rows": len(seen.labelled)} | lost("all", seen.reference.held_out, seen.labelled, 1, seen, conf)]
 
 
 def decay_by_slice(watched: Watched, seen: Seen, conf: Monitoring) -> Found:
     pairs = list(slices(seen, conf))
     if not pairs:
         raise Unmeasurable(f"no slice has {conf.rows:,} labelled rows, then and now")
-    return [{"slice": name, "rows": len(now)} | lost(then, now, len(pairs), conf) for name, then, now in pairs]
+    return [
+        {"slice": name, "rows": len(now)} | lost(name, then, now, len(pairs), seen, conf) for name, then, now in pairs
+    ]
 
 
 def slices(seen: Seen, conf: Monitoring) -> Iterator[tuple[str, pl.DataFrame, pl.DataFrame]]:
@@ -217,7 +221,7 @@ def estimate(watched: Watched, seen: Seen, conf: Monitoring) -> Found:
     off = 0 if data.PROBLEM == "classification" else values - twins["prediction"].to_numpy()
     expected = pl.DataFrame({"prediction": values, "label": twins["label"].to_numpy() + off})
     return [
-        lost(before, expected, 1, conf, len(seen.any))
+        lost("all", before, expected, 1, seen, conf, len(seen.any))
     ]  # a prediction counts once, however often its truth was drawn
 
 
