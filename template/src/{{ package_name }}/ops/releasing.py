@@ -26,6 +26,7 @@ from .pipeline import files, say, write_json
 N_ROWS = 60  # held-out rows a candidate must answer as offline; a wrong type or a lost column shows in the first few
 START_S = 300  # until a candidate listens; importing everything takes seconds, on a very busy machine minutes
 TESTS = Path("tests/release")
+TRIAL = "SERVICE_ON_TRIAL"  # set where `serve` is only tried: no caller gets what it answers, so it logs nothing
 FAST = "gates/model.onnx"  # the ONNX form of a version, among the artifacts of its run and of its copies
 
 
@@ -195,7 +196,7 @@ def started(uri: str) -> Iterator[tuple[str, str]]:
         tempfile.TemporaryFile("w+") as log,
         subprocess.Popen(
             [*command, "--host", "127.0.0.1", "--port", "0"],
-            env=os.environ | {"SERVICE_KEYS": keys},
+            env=os.environ | {"SERVICE_KEYS": keys, TRIAL: "1"},
             stdout=subprocess.PIPE,
             stderr=log,
             text=True,
