@@ -71,6 +71,14 @@ class Experiment(Rules, frozen=True):
     runbook: str
     modes: dict[Mode, Plan]
 
+    @pydantic.field_validator("modes")
+    @classmethod
+    def ask_for_something(cls, modes: dict[Mode, Plan]) -> dict[Mode, Plan]:
+        for mode, plan in modes.items():
+            if not plan.labels and plan.requests is None:
+                raise ValueError(f"{mode} asks for no requests and no labels, must ask for one or for both")
+        return modes
+
 
 class State(Rules, frozen=True):
     """All there is to know of one experiment: JSON in the tag of the version on trial."""
