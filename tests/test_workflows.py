@@ -250,6 +250,17 @@ def test_a_scheduled_training_that_fails_tells_the_operators(project: Render, tm
 
 
 @pytest.mark.slow
+def test_a_report_counts_in_the_next_run_whatever_came_of_the_one_before(project: Render, tmp_path: Path) -> None:
+    """`at_least: 2 of 3` would never hold where each run has only its own."""
+    turn = 'ls reports/monitoring >> "$STORE/found.txt"; mkdir -p reports/monitoring; date > reports/monitoring/1.json'
+    programs = {"uv": f'#!/bin/sh\ncase "$*" in *" loop") {turn}; sleep 1; exit 3 ;; esac\n'}
+    folder, store = project(level_of("retrain")), tmp_path / "store"
+    for found in ("", "1.json\n"):
+        assert act.run(folder, "retrain", "schedule", store, programs=programs, var=DELIVERY) == {"retrain": "failure"}
+        assert reads(store / "found.txt") == found
+
+
+@pytest.mark.slow
 def test_release_goes_to_the_package_feed_where_there_is_one(project: Render, tmp_path: Path) -> None:
     folder, store = project(1), tmp_path / "store"
     (tmp_path / "index").mkdir()
