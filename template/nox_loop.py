@@ -18,7 +18,7 @@ def loop(session: nox.Session) -> None:
     """Measure, move the experiment on, and train anew if the policy says so, or now where REASON says why."""
     turn(session, "monitor")
     if '"ended": null' in call("experiment", "status", "--json", stdout=subprocess.PIPE).stdout:
-        turn(session, "experiment", "step")
+        turn(session, "notify", "experiment", "step")  # of one that is stopped, its owner hears
     reason = os.environ.get("REASON", "").strip()
     sys.exit(call("notify", "retrain", *(["--reason", reason] if reason else ["--if-triggered"])).returncode)
 

@@ -25,7 +25,14 @@ set -- $FILES
 if [ $# = 1 ] && [ -d "$1" ]; then cp -r "$1/." "$STORE/$NAME"; else cp -r "$@" "$STORE/$NAME"; fi
 """
 DOWNLOAD = 'mkdir -p "$FILES" && cp -r "$STORE/$NAME/." "$FILES"'
-STANDINS = {"actions/upload-artifact": UPLOAD, "actions/download-artifact": DOWNLOAD}
+SAVE = 'mkdir -p "$STORE/cache" && cp -r "$FILES/." "$STORE/cache"'
+RESTORE = '[ ! -d "$STORE/cache" ] || { mkdir -p "$FILES" && cp -r "$STORE/cache/." "$FILES"; }'
+STANDINS = {
+    "actions/upload-artifact": UPLOAD,
+    "actions/download-artifact": DOWNLOAD,
+    "actions/cache/save": SAVE,
+    "actions/cache/restore": RESTORE,
+}
 GH = '#!/bin/sh\nprintf "%s\\n" "$@" >> "$STORE/gh.txt"\n'  # writes down what it is asked to do
 
 

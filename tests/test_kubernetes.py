@@ -60,6 +60,14 @@ def test_the_retraining_is_a_valid_job_that_runs_alone(rendered: Render, tmp_pat
     assert container["command"] == ["python", "-m", "nox", "-s", "loop"]  # the whole turn, as everywhere else
 
 
+def test_the_retraining_reaches_the_service_that_it_releases_to(rendered: Render) -> None:
+    [policy] = [one for one in specs(rendered(4), "../retraining") if one["kind"] == "NetworkPolicy"]
+    [service] = [one for one in specs(rendered(4), "prod") if one["kind"] == "Deployment"]
+    [port] = service["spec"]["template"]["spec"]["containers"][0]["ports"]
+    let_out = [one["port"] for rule in policy["spec"]["egress"] for one in rule["ports"]]
+    assert port["containerPort"] in let_out
+
+
 @pytest.mark.parametrize(
     ("right", "wrong"),
     [

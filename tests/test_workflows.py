@@ -250,6 +250,17 @@ def test_a_scheduled_training_that_fails_tells_the_operators(project: Render, tm
 
 
 @pytest.mark.slow
+def test_a_report_counts_in_the_next_run_whatever_came_of_the_one_before(project: Render, tmp_path: Path) -> None:
+    """`at_least: 2 of 3` would never hold where each run has only its own."""
+    turn = 'ls reports/monitoring >> "$STORE/found.txt"; mkdir -p reports/monitoring; date > reports/monitoring/1.json'
+    programs = {"uv": f'#!/bin/sh\ncase "$*" in *" loop") {turn}; sleep 1; exit 3 ;; esac\n'}
+    folder, store = project(level_of("retrain")), tmp_path / "store"
+    for found in ("", "1.json\n"):
+        assert act.run(folder, "retrain", "schedule", store, programs=programs, var=DELIVERY) == {"retrain": "failure"}
+        assert reads(store / "found.txt") == found
+
+
+@pytest.mark.slow
 def test_release_goes_to_the_package_feed_where_there_is_one(project: Render, tmp_path: Path) -> None:
     folder, store = project(1), tmp_path / "store"
     (tmp_path / "index").mkdir()
@@ -304,6 +315,10 @@ def test_branches_and_tags_that_start_a_workflow() -> None:
     assert on["release"] == {"push": {"tags": ["v*"]}}
 
 
+# What registers or gates a version, which level 4 signs, and what it keeps a record of.
+SIGNED = re.compile(r"-- (notify train|deploy-pipeline .*--run|gate)\b|-s loop")
+RECORDED = re.compile(rf"{SIGNED.pattern}|-- deploy ")
+
 GOOD = reads(ROOT / "template/.github/workflows/release.yml")
 
 
@@ -329,6 +344,24 @@ def test_a_spoiled_workflow_is_noticed(old: str, new: str, fault: str) -> None:
     assert any(fault in each for each in faults("release", GOOD.replace(old, new)))
 
 
+@pytest.mark.parametrize(
+    ("workflow", "name", "jobs"),
+    [
+        ("train", "MODEL_SIGNING_KEY", {"train"}),
+        ("train", "AUDIT_LOG", {"train"}),
+        ("deliver", "MODEL_SIGNING_KEY", {"train", "gate"}),
+        ("deliver", "AUDIT_LOG", {"train", "gate", "test", "production"}),
+        ("retrain", "MODEL_SIGNING_KEY", {"retrain"}),
+        ("retrain", "AUDIT_LOG", {"retrain"}),
+    ],
+)
+def test_a_job_that_cannot_sign_or_record_what_it_makes_is_noticed(workflow: str, name: str, jobs: set[str]) -> None:
+    text = reads(ROOT / f"template/.github/workflows/{workflow}.yml")
+    without = re.sub(rf"^ *{name}: .*\n", "", text, flags=re.MULTILINE)
+    assert not faults(workflow, text)
+    assert {line.split()[0] for line in faults(workflow, without)} == jobs
+
+
 def faults(workflow: str, text: str) -> list[str]:
     """Return what is wrong with a workflow, in words."""
     document = yaml.safe_load(text)
@@ -340,6 +373,12 @@ def faults(workflow: str, text: str) -> list[str]:
     if not {"group", "cancel-in-progress"} <= set(document.get("concurrency", {})):
         found.append("concurrency does not say what happens to a run under way")
     for name, job in document["jobs"].items():
+        for step in job.get("steps", []):
+            given = {**document.get("env", {}), **job.get("env", {}), **step.get("env", {})}
+            if SIGNED.search(step.get("run", "")) and "MODEL_SIGNING_KEY" not in given:
+                found.append(f"{name} has nothing to sign with: once a model must be signed, it is refused")
+            if RECORDED.search(step.get("run", "")) and "AUDIT_LOG" not in given:
+                found.append(f"{name} does not say where it is recorded")
         if job.get("permissions", {}) != ALLOWED.get((workflow, name), {}):
             found.append(f"{name} has the permissions {job.get('permissions')}")
         if not job.get("timeout-minutes"):

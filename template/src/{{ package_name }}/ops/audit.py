@@ -42,7 +42,10 @@ def run(options: argparse.Namespace) -> None:
         told = verify()
         return print(json.dumps(told) if options.json else sentence(told))
     since = f"{options.since:%Y-%m-%dT%H:%M:%S}" if options.since else ""
-    lines = [one for one in map(json.loads, texts()) if one["at"] >= since]
+    try:
+        lines = [one for one in map(json.loads, texts()) if one["at"] >= since]
+    except (ValueError, KeyError, TypeError):
+        raise Refused(f"a line of {path()} is damaged: `audit verify` says which") from None
     lines = [one for one in lines if options.action in (None, one["action"])]
     if options.json:
         return print(json.dumps(lines))
@@ -114,7 +117,7 @@ def path() -> Path:
 
 def texts() -> list[str]:
     """Return the lines; what follows the last line break was never acknowledged."""
-    return path().read_text(encoding="utf-8").split("\n")[:-1] if path().is_file() else []
+    return path().read_text(encoding="utf-8", errors="replace").split("\n")[:-1] if path().is_file() else []
 
 
 def digest(line: Line) -> str:
@@ -128,6 +131,7 @@ def verify() -> dict[str, Any]:
     before: Line = {"n": 0, "hash": FIRST}
     wrong: list[str] = []
     hashes = {0: FIRST}
+    known, kept = anchored()  # first: of a line that is recorded meanwhile it must not know
     for place, text in enumerate(texts(), 1):
         try:
             line = json.loads(text)
@@ -143,7 +147,6 @@ def verify() -> dict[str, Any]:
             )
         before = line
         hashes[number] = line["hash"]
-    known, kept = anchored()
     if known > len(hashes) - 1:
         wrong.append(f"the store knows of {known} lines, there are {len(hashes) - 1}: lines at the end were removed")
     elif hashes.get(known) != kept:

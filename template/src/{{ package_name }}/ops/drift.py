@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from . import ProjectError, Refused, settings
+from . import ProjectError, Refused, UsageError, settings
 
 Chunks = Iterable[pl.DataFrame]
 CHUNK_ROWS = 100_000  # fits a processor's cache a column
@@ -252,6 +252,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
+    first = next(read(options.before, chunk_rows=1), None) if options.columns else None
+    if first is not None and (unknown := [name for name in options.columns if name not in first.columns]):
+        raise UsageError(f"no column {unknown[0]!r} in {options.before}; there are: {', '.join(first.columns)}")
     before = Profile.of(lambda: read(options.before, options.columns))
     now = before.empty()
     for chunk in read(options.now, options.columns):

@@ -71,6 +71,14 @@ class Experiment(Rules, frozen=True):
     runbook: str
     modes: dict[Mode, Plan]
 
+    @pydantic.field_validator("modes")
+    @classmethod
+    def ask_for_something(cls, modes: dict[Mode, Plan]) -> dict[Mode, Plan]:
+        for mode, plan in modes.items():
+            if not plan.labels and plan.requests is None:
+                raise ValueError(f"{mode} asks for no requests and no labels, must ask for one or for both")
+        return modes
+
 
 class State(Rules, frozen=True):
     """All there is to know of one experiment: JSON in the tag of the version on trial."""
@@ -565,14 +573,15 @@ def judge(state: State, ours: Arm, theirs: Arm) -> tuple[str, str]:
         return "aborted", why
     plan, n_rows = state.plan, len(ours.rows)
     said, gain, sure = "", 0.0, False
+    decides = len(plan.shares) / state.alpha  # each step is a test on rows of its own, and any of them may be wrong
     if compared := compare(state.metric, ours.rows, theirs.rows):
         gain, error = compared
         evidence = likelihood_ratio(gain, error, state.effect)
-        sure = evidence >= 1 / state.alpha
+        sure = evidence >= decides
         said = (
             f"{state.metric} {abs(gain):.4f} {'better' if gain > 0 else 'worse'}{' row by row' * ours.paired} "
             f"(standard error {error:.4f}, evidence "
-            f"{min(evidence, 1e6):.3g}, {1 / state.alpha:g} decides), "
+            f"{min(evidence, 1e6):.3g}, {decides:g} decides), "
         )
     said += f"{n_rows:,} of {plan.labels:,} labels, {ours.requests:,} requests"
     if sure and gain < 0:

@@ -20,6 +20,8 @@ def run(options: argparse.Namespace) -> None:
     offered = contract.offered({name: data.SCHEMA[name] for name in features.COLUMNS}, model.OUTPUT)
     files = sorted(contract.CONTRACTS.glob("*.json"))
     if options.check:
+        if not files:
+            raise Refused(contract.ABSENT)
         told = {file: contract.breaks(json.loads(file.read_text(encoding="utf-8")), offered) for file in files}
         if broken := [f"{file}: {line}" for file, lines in told.items() for line in lines]:
             raise Refused("\n  ".join(["this code breaks what consumers rely on:", *broken]))

@@ -29,22 +29,24 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    keys = read()
-    names = {name: digest for digest, (name, _) in keys.items()}
     if options.action == "list":
-        for name, scope in keys.values():
+        for name, scope in read().values():
             print(f"{name} {scope}")
         return
+    keys, elsewhere = kept(), [name for name, _ in given().values()]
+    names = {name: digest for digest, (name, _) in keys.items()}
     if not re.fullmatch(r"[\w.-]+", options.name or ""):
         raise UsageError(f"name is {options.name}, must be letters, digits, '.', '-' and '_': whose key is it?")
     if options.action == "remove":
+        if options.name in elsewhere:
+            raise ProjectError(f"{options.name} has a key in SERVICE_KEYS: take it out there")
         if options.name not in names:
             raise ProjectError(f"no key of {options.name}; there are: {', '.join(names) or 'none'}")
         del keys[names[options.name]]
         write(keys)
         print(f"removed the key of {options.name}")
         return
-    if options.name in names:
+    if options.name in [*names, *elsewhere]:
         raise ProjectError(
             f"{options.name} has a key: remove it first, or give the new one another name for the change"
         )
@@ -60,9 +62,20 @@ def hashed(key: str) -> str:
 
 def read() -> dict[str, tuple[str, str]]:
     """Return {hash: (name, scope)} of the keys in data/keys and in SERVICE_KEYS."""
-    text = FILE.read_text(encoding="utf-8") if FILE.is_file() else ""
+    return kept() | given()
+
+
+def kept() -> dict[str, tuple[str, str]]:
+    return parse(FILE.read_text(encoding="utf-8")) if FILE.is_file() else {}
+
+
+def given() -> dict[str, tuple[str, str]]:
+    return parse(os.environ.get("SERVICE_KEYS", ""))
+
+
+def parse(text: str) -> dict[str, tuple[str, str]]:
     keys = {}
-    for line in [*text.splitlines(), *os.environ.get("SERVICE_KEYS", "").splitlines()]:
+    for line in text.splitlines():
         if line.strip():
             name, scope, digest = (line.split() + ["", "", ""])[:3]
             if scope not in SCOPES or not re.fullmatch(r"[0-9a-f]{64}", digest):

@@ -141,11 +141,15 @@ def misplaced(policy: Policy, environment: str) -> list[str]:
 
     if environment not in policy.security.classes:
         return [f"environment {environment}: security.classes does not say which data may be there"]
-    place, allowed = environments.read(environment), policy.security.classes[environment]
+    data, allowed = environments.read(environment).data, policy.security.classes[environment]
+    place, listed = Path(data).resolve(), catalog.read().datasets.items()  # `data/raw/` is the same folder
+    held = {name: entry.kind for name, entry in listed if place.is_relative_to(Path(entry.path).resolve())}
+    if not held:
+        return [f"environment {environment} reads {data}, which is not in {catalog.FILE}: of which class is it?"]
     return [
-        f"environment {environment} reads {name}, which is {entry.kind}: there may be {', '.join(allowed)}"
-        for name, entry in catalog.read().datasets.items()
-        if entry.path == place.data and entry.kind not in allowed
+        f"environment {environment} reads {name}, which is {kind}: there may be {', '.join(allowed)}"
+        for name, kind in held.items()
+        if kind not in allowed
     ]
 
 

@@ -52,11 +52,12 @@ def look(folder: Path, price: float) -> dict[str, Any]:
                 told["in_use"] = {"hand-off": read_note(note)["sha256"][:12]} if note.is_file() else {}
             else:
                 problems += registered(told)
+            for report in sorted(REPORTS.glob("*.json"))[-1:]:
+                signals = json.loads(report.read_text(encoding="utf-8"))["signals"]
+                fired = [one["name"] for one in signals if one["fired"]]
+                problems += [f"{len(fired)} signals fired: {', '.join(fired)}"] if fired else []
         except Exception as error:  # noqa: BLE001 - of another template version, half configured: told, never hidden
             problems.append(f"cannot be read: {str(error).partition(chr(10))[0]}")
-        for report in sorted(REPORTS.glob("*.json"))[-1:]:
-            fired = [one["name"] for one in json.loads(report.read_text(encoding="utf-8"))["signals"] if one["fired"]]
-            problems += [f"{len(fired)} signals fired: {', '.join(fired)}"] if fired else []
     told["cost"] = round(told["trained_hours"] * price, 2)
     return told | ({"health": "; ".join(problems)} if problems else {})
 

@@ -9,6 +9,7 @@ from ..service.contract import Contract
 from . import Candidate, Finding, Release
 
 CONTRACTS = Path("contracts")
+ABSENT = "no contracts/*.json: `export-contract` writes one, agree on it with who calls the model"
 Schema = dict[str, Any]
 
 
@@ -18,8 +19,7 @@ def check(candidate: Candidate, limits: Release) -> list[Finding]:
         broken = breaks(json.loads(file.read_text(encoding="utf-8")), mine)
         told = "; ".join(broken) or f"{len(mine['input']['properties'])} columns and the prediction fit"
         findings.append(Finding("contract", file.name, not broken, told, "kept: consumers rely on it"))
-    absent = "no contracts/*.json: `export-contract` writes one, agree on it with who calls the model"
-    return findings or [Finding("contract", "consumers", False, absent, "agreed")]
+    return findings or [Finding("contract", "consumers", False, ABSENT, "agreed")]
 
 
 def offered(columns: dict[str, dict[str, Any]], output: str) -> Schema:

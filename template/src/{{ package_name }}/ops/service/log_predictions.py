@@ -10,6 +10,7 @@ import contextlib
 import logging
 import math
 import mmap
+import os
 import struct
 import tempfile
 import threading
@@ -30,6 +31,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from .. import ProjectError, store
 from ..prediction_log import WRITERS, Away, PredictionLog, naive, now, open_log
 from ..prediction_log import Row as TableRow
+from ..releasing import TRIAL
 from .app import Service, explain
 from .contract import Row
 from .limits import Guard
@@ -289,6 +291,8 @@ class Watched:
 
 
 def extend(app: FastAPI, service: Service) -> None:
+    if os.environ.get(TRIAL):
+        return
     log = open_log()
     if log.conf.entity and not log.entity:
         LOG.warning("conf/prediction_log.yml: entity %s is no column of SCHEMA: it is the request id", log.conf.entity)
