@@ -161,7 +161,7 @@ def look(engine: Any, policy: Policy, options: argparse.Namespace) -> Situation:
         Trigger(f"alert: {name}", "it fires in Prometheus", policy.owner, policy.runbook) for name in options.alert
     ]
     now = options.as_of or datetime.now(UTC).replace(tzinfo=None)
-    reports, newest = triggers.read_reports(), newest or learned_until
+    reports, newest = triggers.read_reports(policy, version, trained), newest or learned_until
     return Situation(now, version, trained, learned_until, newest, count + gathered, reports, past, on_trial, alerts)
 
 

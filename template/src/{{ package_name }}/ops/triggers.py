@@ -208,14 +208,22 @@ def fruitless(past: list[dict[str, Any]]) -> int:
     return n
 
 
-def read_reports() -> list[dict[str, Any]]:
-    """Return the monitoring reports, oldest first; raises ProjectError where one cannot be read: it might have fired."""
-    found = []
-    for file in sorted(REPORTS.glob("*.json")):
+def read_reports(policy: Policy, version: str, trained: datetime) -> list[dict[str, Any]]:
+    """Return the newest monitoring reports on VERSION, oldest first, as many as POLICY looks at.
+
+    Those from before it was TRAINED, as their names tell, are not read. Raises ProjectError where one cannot be read: it
+    might have fired.
+    """
+    n_reports, found = max((rule.of for rule in policy.signals.values()), default=0), list[dict[str, Any]]()
+    for file in sorted(REPORTS.glob("*.json"), reverse=True):
+        if len(found) == n_reports or file.name < f"{trained:%Y%m%dT%H%M%S}":
+            break
         try:
-            found.append(json.loads(file.read_text(encoding="utf-8")))
-            found[-1]["signals"]
-        except (ValueError, KeyError, TypeError):
+            report = json.loads(file.read_text(encoding="utf-8"))
+            report["signals"]
+            if str(report.get("version")) == version:
+                found.insert(0, report)
+        except (ValueError, KeyError, TypeError, AttributeError):
             raise ProjectError(f"{file} is no monitoring report: delete it and run `monitor` again") from None
     return found
 
