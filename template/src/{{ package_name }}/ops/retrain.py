@@ -154,9 +154,8 @@ def look(engine: Any, policy: Policy, options: argparse.Namespace) -> Situation:
     learned = [one["until"] for one in past if one["data"]]
     since = triggers.moment(learned[-1]) if learned else trained
     count, newest = triggers.labels(engine, since, data.TIME)
-    gathered = sum(
-        one["rows"] for one in store.read_manifest(store.read()).values() if triggers.moment(one["gathered"]) > since
-    )
+    known = store.read_manifest(store.read()).values()
+    gathered = sum(n for one in known for at, n in store.rows_added(one).items() if triggers.moment(at) > since)
     alerts = [
         Trigger(f"alert: {name}", "it fires in Prometheus", policy.owner, policy.runbook) for name in options.alert
     ]
