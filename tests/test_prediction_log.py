@@ -1,4 +1,4 @@
-"""The prediction log in PostgreSQL: two services write to it at once, labels join, and it may go away and come back."""
+"""The prediction log in PostgreSQL: two services write to it at once, labels join, one machine of several retrains."""
 
 import contextlib
 import json
@@ -6,7 +6,9 @@ import os
 import subprocess
 import tempfile
 import textwrap
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import psycopg
 import pytest
@@ -71,8 +73,46 @@ print(json.dumps(dict(
 )))
 """
 
+RETRAIN = """
+import json, subprocess, sys
+from types import SimpleNamespace
+import sqlalchemy as sql
+from {package}.__main__ import main
+from {package}.ops import ProjectError, deploy, retrain, triggers
 
-def test_two_services_log_into_one_postgresql_database(project: Render, environment: Render, tmp_path: Path) -> None:
+def hand_over(held):
+    now = SimpleNamespace(version="1", on_trial=None)
+    try:
+        return retrain.release(policy, "2", dict(id=1, why="why", result=""), now, held)
+    except ProjectError as error:
+        return str(error)
+
+deploy.deploy = lambda name, version, reason: deployed.append(name)
+deployed, policy = [], triggers.read().model_copy(update=dict(release="direct"))
+hold = "from {package}.ops import triggers\\nwith triggers.alone(triggers.database()): print('held', flush=True); input()"
+other = subprocess.Popen([sys.executable, "-c", hold], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+assert other.stdout.readline() == "held\\n"
+codes = [main(["retrain", "--if-triggered"]), main(["retrain", "--reason", "now"])]
+other.kill()  # SIGKILL: it lets nothing go by itself
+other.wait()
+engine = triggers.database()
+with triggers.alone(engine) as held:
+    whole = hand_over(held)[0]
+    before = deployed[:]
+    deployed.clear()
+    with engine.begin() as base:  # as a restart of the database does
+        base.execute(sql.text("select pg_terminate_backend(pid) from pg_locks where objid = 7402"))
+    lost = [hand_over(held) for _ in range(2)]
+with triggers.alone(engine):
+    pass
+print(json.dumps(dict(codes=codes, whole=whole, before=before, lost=lost, deployed=deployed)))
+"""
+Logged = SimpleNamespace  # folder, run, address
+
+
+@pytest.fixture
+def logged(project: Render, environment: Render, tmp_path: Path) -> Iterator[Logged]:
+    """A project whose prediction log is in PostgreSQL: `run` gives what the last line that a script prints says."""
     folder, python = project(4), environment(4)
     package = package_of(folder)
     drivers = tmp_path / "drivers"  # the project's user adds psycopg to its dependencies; here it is the template's
@@ -87,15 +127,35 @@ def test_two_services_log_into_one_postgresql_database(project: Render, environm
         conf = folder / "conf/prediction_log.yml"
         conf.write_text(yaml.safe_dump(yaml.safe_load(conf.read_text()) | {"url": "${LOG_URL}"}))
         variables["LOG_URL"] = postgres.get_uri("postgres").replace("postgresql://", "postgresql+psycopg://")
-        for script in (HAND_OVER, USE):
+
+        def run(script: str) -> subprocess.CompletedProcess[str]:
             text = textwrap.dedent(script.format(package=package))
             done = subprocess.run(
                 [python, "-c", text], cwd=folder, env=variables, capture_output=True, text=True, check=False
             )
             assert done.returncode == 0, done.stdout + done.stderr
-        told = json.loads(done.stdout.splitlines()[-1])
-        with contextlib.closing(psycopg.connect(postgres.get_uri("postgres"))) as database:
-            assert database.execute("select count(*), max(handled) from writers").fetchall() == [(2, 50)]
+            return done
+
+        yield SimpleNamespace(folder=folder, run=run, address=postgres.get_uri("postgres"))
+
+
+def test_of_two_retrainings_on_different_machines_one_runs_and_who_loses_the_lock_hands_nothing_over(
+    logged: Logged,
+) -> None:
+    done = logged.run(RETRAIN)
+    told = json.loads(done.stdout.splitlines()[-1])
+    assert told["codes"] == [0, 1]
+    assert "another process is retraining: nothing to do" in done.stdout
+    assert "another process, here or on another machine" in done.stderr
+    assert (told["whole"], told["before"][-1]) == ("promoted", "prod")
+    assert told["deployed"] == [] and all("is lost" in one and "nothing is handed over" in one for one in told["lost"])
+
+
+def test_two_services_log_into_one_postgresql_database(logged: Logged) -> None:
+    logged.run(HAND_OVER)
+    told = json.loads(logged.run(USE).stdout.splitlines()[-1])
+    with contextlib.closing(psycopg.connect(logged.address)) as database:
+        assert database.execute("select count(*), max(handled) from writers").fetchall() == [(2, 50)]
     assert told == {
         "ended": [0, 0],
         "error": None,
@@ -110,4 +170,4 @@ def test_two_services_log_into_one_postgresql_database(project: Render, environm
         "pruned": 0,
         "status": 99,
     }
-    assert not (folder / "data/predictions.db").exists()
+    assert not (logged.folder / "data/predictions.db").exists()

@@ -458,7 +458,10 @@ def allow(log: Any, state: State) -> None:
 
 
 def take(log: Any, state: State, wanted: int) -> int:
-    """Return how many of WANTED requests the challenger may answer: never more in all processes than the step's most."""
+    """Return how many of WANTED requests the challenger may answer: never more in all processes than the step's most.
+
+    WANTED below 0 gives back what was taken and not used.
+    """
     from sqlalchemy import text
 
     facts = {"step": state.exposure, "n": wanted}

@@ -27,6 +27,15 @@ N_ROWS = 60  # held-out rows a candidate must answer as offline; a wrong type or
 START_S = 300  # until a candidate listens; importing everything takes seconds, on a very busy machine minutes
 TESTS = Path("tests/release")
 TRIAL = "SERVICE_ON_TRIAL"  # set where `serve` is only tried: no caller gets what it answers, so it logs nothing
+SERVE = """
+import os, sys, threading
+
+from {package}.__main__ import main
+
+# ends with whoever started it, however that ended: then nobody holds the other end of standard input any more
+threading.Thread(target=lambda: os.read(0, 1) or os._exit(1), daemon=True).start()
+sys.exit(main(["serve", *sys.argv[1:]]))
+"""
 FAST = "gates/model.onnx"  # the ONNX form of a version, among the artifacts of its run and of its copies
 
 
@@ -188,15 +197,16 @@ def failed_tests(url: str, key: str) -> list[str]:
 
 @contextlib.contextmanager
 def started(uri: str) -> Iterator[tuple[str, str]]:
-    """Start `serve` on the model at URI in a process of its own; give its address and a key that it takes."""
+    """Start `serve` on the model at URI in a process of its own, which ends with this one; give its address and a key."""
     key = secrets.token_urlsafe()
     keys = f"{os.environ.get('SERVICE_KEYS', '')}\nrelease admin {hashlib.sha256(key.encode()).hexdigest()}"
-    command = [sys.executable, "-m", __name__.partition(".")[0], "serve", "--model", uri]
+    command = [sys.executable, "-c", SERVE.format(package=__name__.partition(".")[0]), "--model", uri]
     with (
         tempfile.TemporaryFile("w+") as log,
         subprocess.Popen(
             [*command, "--host", "127.0.0.1", "--port", "0"],
             env=os.environ | {"SERVICE_KEYS": keys, TRIAL: "1"},
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log,
             text=True,

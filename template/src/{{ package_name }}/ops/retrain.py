@@ -21,7 +21,7 @@ import pandas as pd
 
 from .. import data
 from . import ProjectError, Refused, UsageError, audit, environments, pipeline, settings, store, tracking, triggers
-from .triggers import Policy, Situation, Trigger
+from .triggers import Held, Policy, Situation, Trigger
 
 DATASET = "retraining"  # the data set that `make` makes
 ASIDE = "stable"  # folder in it: rows that no retraining learns from
@@ -54,11 +54,13 @@ def run(options: argparse.Namespace) -> None:
     with contextlib.ExitStack() as stack:
         try:
             stack.enter_context(store.locked(store.read().home / ".retraining.lock"))
+            engine = triggers.database()
+            held = stack.enter_context(triggers.alone(engine))
         except ProjectError as busy:
             if "another process" not in str(busy) or not options.if_triggered:
                 raise
             return say(options, {"outcome": "busy"}, "another process is retraining: nothing to do")
-        told, line = decide(policy, options)
+        told, line = decide(engine, policy, options, held)
     say(options, told, line)
     if told["outcome"] in ("refused", "gave up"):
         raise Refused(line)
@@ -71,9 +73,8 @@ def say(options: argparse.Namespace, told: dict[str, Any], line: str) -> None:
         print(line)
 
 
-def decide(policy: Policy, options: argparse.Namespace) -> tuple[dict[str, Any], str]:
+def decide(engine: Any, policy: Policy, options: argparse.Namespace, held: Held) -> tuple[dict[str, Any], str]:
     """Go on with the retraining that is not finished, or begin one if there is cause; return what came of it."""
-    engine = triggers.database()
     now = look(engine, policy, options)
     unfinished = next((one for one in now.past if one["outcome"] is None), None)
     if options.drop:
@@ -85,7 +86,7 @@ def decide(policy: Policy, options: argparse.Namespace) -> tuple[dict[str, Any],
             why = f"stopped by an error {unfinished['tries']} times"
             return finish(engine, policy, unfinished, "failed", why)
         triggers.note(engine, unfinished, tries=unfinished["tries"] + (not waits(unfinished)))
-        return carry_on(engine, policy, unfinished, now)
+        return carry_on(engine, policy, unfinished, now, held)
     causes = [Trigger("by_hand", options.reason, audit.who(), policy.runbook)]
     if options.if_triggered:
         verdict = triggers.judge(policy, now)
@@ -113,7 +114,7 @@ def decide(policy: Policy, options: argparse.Namespace) -> tuple[dict[str, Any],
     )
     subject = f"retraining {attempt['id']} of version {now.version}"
     audit.record("retrain", subject, attempt["why"], triggers=[vars(one) for one in causes])
-    return carry_on(engine, policy, attempt, now)
+    return carry_on(engine, policy, attempt, now, held)
 
 
 def decline(engine: Any, policy: Policy, now: Situation, verdict: triggers.Verdict) -> tuple[dict[str, Any], str]:
@@ -153,14 +154,13 @@ def look(engine: Any, policy: Policy, options: argparse.Namespace) -> Situation:
     learned = [one["until"] for one in past if one["data"]]
     since = triggers.moment(learned[-1]) if learned else trained
     count, newest = triggers.labels(engine, since, data.TIME)
-    gathered = sum(
-        one["rows"] for one in store.read_manifest(store.read()).values() if triggers.moment(one["gathered"]) > since
-    )
+    known = store.read_manifest(store.read()).values()
+    gathered = sum(n for one in known for at, n in store.rows_added(one).items() if triggers.moment(at) > since)
     alerts = [
         Trigger(f"alert: {name}", "it fires in Prometheus", policy.owner, policy.runbook) for name in options.alert
     ]
     now = options.as_of or datetime.now(UTC).replace(tzinfo=None)
-    reports, newest = triggers.read_reports(), newest or learned_until
+    reports, newest = triggers.read_reports(policy, version, trained), newest or learned_until
     return Situation(now, version, trained, learned_until, newest, count + gathered, reports, past, on_trial, alerts)
 
 
@@ -179,11 +179,14 @@ def ending(policy: Policy, attempt: Attempt) -> str:
     return f": {told[0]}" if told else ""
 
 
-def carry_on(engine: Any, policy: Policy, attempt: Attempt, now: Situation) -> tuple[dict[str, Any], str]:
-    """Bring a retraining to its end, from wherever it is; each step is done once, whoever is killed in between."""
+def carry_on(engine: Any, policy: Policy, attempt: Attempt, now: Situation, held: Held) -> tuple[dict[str, Any], str]:
+    """Bring a retraining to its end, from wherever it is; each step is done once, whoever is killed in between.
+
+    Where it is no longer the only one that is under way (HELD), it ends at once: another may be at it already.
+    """
     started = sum(os.times()[:4])
     try:
-        version = attempt["version"] or train(engine, policy, attempt)
+        version = attempt["version"] or train(engine, policy, attempt, held)
         if not waits(attempt):
             judge(version, policy)
         if not signed_off(policy, version, attempt):
@@ -196,15 +199,16 @@ def carry_on(engine: Any, policy: Policy, attempt: Attempt, now: Situation) -> t
             triggers.note(engine, attempt, tries=attempt["tries"] - 1)  # to wait is no failed try
             why = f"version {version} passed its gates and waits: version {other} is on trial first"
             return {"outcome": "waiting", "id": attempt["id"], "version": version}, why
-        outcome, why = release(policy, version, attempt, now)
+        outcome, why = release(policy, version, attempt, now, held)
     except Refused as error:
+        held()
         return finish(engine, policy, attempt, "refused", str(error))
     finally:
         triggers.note(engine, attempt, seconds=attempt["seconds"] + sum(os.times()[:4]) - started)
     return finish(engine, policy, attempt, outcome, why)
 
 
-def train(engine: Any, policy: Policy, attempt: Attempt) -> str:
+def train(engine: Any, policy: Policy, attempt: Attempt, held: Held) -> str:
     """Return the version trained on the newest labelled rows. Once made, the data set is this retraining's for good."""
     from . import train as training
 
@@ -226,6 +230,7 @@ def train(engine: Any, policy: Policy, attempt: Attempt) -> str:
         if used.partition("@")[2] == attempt["data"]:
             raise Refused(f"version {attempt['before']} was trained on these very rows: there is nothing to learn")
         result = training.summary(chosen, training.settle(repo, chosen, "register"))
+    held()
     triggers.note(engine, attempt, version=result["version"], result=training.sentence(result))
     return result["version"]
 
@@ -288,7 +293,7 @@ def found_risks(policy: Policy, version: str) -> list[str]:
     return risks
 
 
-def release(policy: Policy, version: str, attempt: Attempt, now: Situation) -> tuple[str, str]:
+def release(policy: Policy, version: str, attempt: Attempt, now: Situation, held: Held) -> tuple[str, str]:
     """Bring VERSION through the environments before the policy's, then on trial or into use; return outcome and why."""
     from . import deploy
 
@@ -300,7 +305,9 @@ def release(policy: Policy, version: str, attempt: Attempt, now: Situation) -> t
         earlier.insert(0, env.after)
         env = environments.read(env.after)
     for name in earlier:
+        held()
         deploy.deploy(name, version, reason)
+    held()
     told = (attempt["result"] or "").removeprefix(WAITS)
     if policy.release == "direct":
         deploy.deploy(policy.environment, version, reason)

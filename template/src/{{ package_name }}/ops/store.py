@@ -54,13 +54,21 @@ def read() -> Store:
 
 
 def read_manifest(conf: Store) -> dict[str, dict[str, Any]]:
-    """Return what is known of each gathered file, by its name: origin, gathered, sha256, bytes, rows, mark."""
+    """Return what is known of each gathered file, by its name: origin, gathered, sha256, bytes, rows, mark.
+
+    Of one that changed also what it `replaces`, and `added`: how many new rows it brought when.
+    """
     if not conf.manifest.is_file():
         return {}
     try:
         return json.loads(conf.manifest.read_text(encoding="utf-8"))["files"]
     except (ValueError, KeyError, TypeError):
         raise ProjectError(f"{conf.manifest} is damaged: delete it, `ingest` makes it anew from the source") from None
+
+
+def rows_added(entry: dict[str, Any]) -> dict[str, int]:
+    """Return how many rows that were not there before a gathered file brought, by the time when it did."""
+    return entry.get("added") or {entry["gathered"]: entry["rows"]}
 
 
 def write_manifest(conf: Store, known: dict[str, dict[str, Any]]) -> None:

@@ -1,7 +1,8 @@
 """Whether to train anew: conf/retraining.yml held against the monitoring reports, the labels and what was tried before."""
 
+import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -33,6 +34,8 @@ RETRAININGS = sql.Table(  # beside the predictions, so that every machine which 
     sql.Column("seconds", sql.Float, nullable=False, default=0.0),  # of the processor, all tries together
 )
 FAILED = ("refused", "aborted", "failed")
+LOCK = 7402  # a number of its own in the database
+Held = Callable[[], None]  # raises ProjectError when this process is no longer the only one that retrains
 
 
 class Hysteresis(settings.Settings, frozen=True):
@@ -205,14 +208,22 @@ def fruitless(past: list[dict[str, Any]]) -> int:
     return n
 
 
-def read_reports() -> list[dict[str, Any]]:
-    """Return the monitoring reports, oldest first; raises ProjectError where one cannot be read: it might have fired."""
-    found = []
-    for file in sorted(REPORTS.glob("*.json")):
+def read_reports(policy: Policy, version: str, trained: datetime) -> list[dict[str, Any]]:
+    """Return the newest monitoring reports on VERSION, oldest first, as many as POLICY looks at.
+
+    Those from before it was TRAINED, as their names tell, are not read. Raises ProjectError where one cannot be read: it
+    might have fired.
+    """
+    n_reports, found = max((rule.of for rule in policy.signals.values()), default=0), list[dict[str, Any]]()
+    for file in sorted(REPORTS.glob("*.json"), reverse=True):
+        if len(found) == n_reports or file.name < f"{trained:%Y%m%dT%H%M%S}":
+            break
         try:
-            found.append(json.loads(file.read_text(encoding="utf-8")))
-            found[-1]["signals"]
-        except (ValueError, KeyError, TypeError):
+            report = json.loads(file.read_text(encoding="utf-8"))
+            report["signals"]
+            if str(report.get("version")) == version:
+                found.insert(0, report)
+        except (ValueError, KeyError, TypeError, AttributeError):
             raise ProjectError(f"{file} is no monitoring report: delete it and run `monitor` again") from None
     return found
 
@@ -225,6 +236,45 @@ def database() -> sql.Engine:
     with log.connection():  # makes what is missing, and says when it is away
         TABLES.create_all(log.engine)
     return log.engine
+
+
+@contextlib.contextmanager
+def alone(engine: sql.Engine) -> Iterator[Held]:
+    """Hold the retrainings of a database that machines share; raises ProjectError when another process holds them.
+
+    PostgreSQL lets go when this session ends, however that comes about; what is given tells. A SQLite file is of one
+    machine, where a file lock is enough.
+    """
+    if engine.dialect.name != "postgresql":
+        yield lambda: None
+        return
+    mine = sql.text(
+        "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objid = :n AND pid = pg_backend_pid() AND granted"
+    )
+
+    def held() -> None:
+        try:
+            lost = "" if connection.scalar(mine, {"n": LOCK}) else "another session answers"
+        except sql.exc.SQLAlchemyError as error:
+            lost = str(error.__cause__ or error).partition("\n")[0]
+        if lost:
+            raise ProjectError(
+                f"the lock of the retrainings in the prediction log is lost ({lost}), another process may hold it: "
+                "nothing is handed over; run this again, it goes on from there"
+            )
+
+    # a session of its own, which ends when it is closed; a transaction open for hours would keep dead rows
+    apart = sql.create_engine(engine.url, poolclass=sql.NullPool, isolation_level="AUTOCOMMIT")
+    with apart.connect() as connection:
+        # a machine that is gone must not keep the lock for the two hours that systems wait by default
+        for name, seconds in (("idle", 30), ("interval", 10), ("count", 3)):
+            connection.execute(sql.text(f"SET tcp_keepalives_{name} = {seconds}"))
+        if not connection.scalar(sql.select(sql.func.pg_try_advisory_lock(LOCK))):
+            raise ProjectError(
+                "the prediction log's retrainings are being written by another process, here or on another machine: "
+                "wait until it ends and run this again"
+            )
+        yield held
 
 
 def labels(engine: sql.Engine, since: datetime, time: str) -> tuple[int, datetime | None]:

@@ -1,29 +1,12 @@
 """Open env:NAME, what is in use in an environment, and env:NAME/VERSION, one version that was copied there."""
 
-import functools
-import os
 import re
-from pathlib import Path
-from typing import Any
 
-from .. import ProjectError, environments, settings, tracking
-from ..pipeline import Training
+from .. import ProjectError, environments, tracking
 from . import registry
 from .servable import Servable
 
 SCHEME = "env"
-
-
-@functools.lru_cache(maxsize=8)
-def opened(name: str, *_: Any) -> tuple[Training, Any]:
-    return environments.open_store(name)
-
-
-def at_hand(name: str) -> tuple[Training, Any]:
-    """Return the store of environment NAME, opened again only when its settings changed: it is asked several times a second."""
-    files = [settings.CONF / f"environments/{name}.yml", settings.CONF / "training.yml"]
-    changed = [file.stat().st_mtime_ns if file.is_file() else 0 for file in files]
-    return opened(name, Path.cwd(), os.environ.get("MLFLOW_TRACKING_URI"), *changed)
 
 
 def pin(uri: str) -> str:
@@ -34,14 +17,14 @@ def pin(uri: str) -> str:
     name, version, number = named.groups()
     if number:
         return uri
-    chosen, client = at_hand(name)
-    if version:
-        there = environments.find_copy(client, chosen.model, version)
-    else:
-        try:  # not at once by find_copy, which reads all versions
-            there = client.get_model_version_by_alias(chosen.model, environments.ALIAS)
-        except tracking.library().MlflowException:
-            there = environments.find_copy(client, chosen.model)
+    with registry.at_hand(environments.open_store, name, conf=f"environments/{name}") as (chosen, client):
+        if version:
+            there = environments.find_copy(client, chosen.model, version)
+        else:
+            try:  # not at once by find_copy, which reads all versions
+                there = client.get_model_version_by_alias(chosen.model, environments.ALIAS)
+            except tracking.library().MlflowException:
+                there = environments.find_copy(client, chosen.model)
     if there is None:
         wanted = f"version {version}" if version else "version in use"
         raise ProjectError(f"there is no {wanted} in {name}: `deploy VERSION --env {name}` puts one there")

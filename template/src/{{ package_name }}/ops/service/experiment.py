@@ -9,6 +9,7 @@ import asyncio
 import collections
 import contextlib
 import logging
+import threading
 import time
 from collections.abc import AsyncIterator
 from typing import Any
@@ -17,7 +18,7 @@ import numpy as np
 import prometheus_client as prometheus
 from fastapi import FastAPI, Request
 
-from .. import environments, experiment
+from .. import ProjectError, environments, experiment
 from ..experiment import Arm, State
 from .app import BUCKETS, Endpoint, Service
 from .contract import Row
@@ -26,6 +27,7 @@ from .watch import POLL_S, THREAD, warm
 
 DEAF_S = 5.0  # without an answer of the registry the challenger answers no more: its end could not be heard
 PENDING = 64  # shadow predictions that wait; more are left out and counted, never a reason to make a caller wait
+STOP_S = 3.0  # to give back what is left, at the end of the process: a store that is away must not keep it
 LOG = logging.getLogger("uvicorn.error")
 
 
@@ -235,6 +237,24 @@ class Router:
                     self.split = split
             self.tell()
 
+    def end(self) -> None:
+        """Give back what the challenger may still answer, for another process to use."""
+        split, self.split = self.split, None
+        if not (split and split.state.plan.requests and split.left):
+            return
+        _, _, log = self.store
+        state, left = split.state, int(split.left)
+
+        def give_back() -> None:
+            try:
+                experiment.take(log, state, -left)
+            except ProjectError as error:
+                LOG.error("%s requests of experiment %s stay counted as used: %s", left, state.id, error)
+
+        giving = threading.Thread(target=give_back, daemon=True)
+        giving.start()
+        giving.join(STOP_S)
+
     def tell(self) -> None:
         """Say in /model and in the metrics what goes on."""
         split = self.split
@@ -269,13 +289,15 @@ def extend(app: FastAPI, service: Service) -> None:
     @contextlib.asynccontextmanager
     async def follow() -> AsyncIterator[None]:
         uris = {one.servable.uri for one in service.endpoints if one.servable.uri != one.servable.pinned}
-        tasks = []
+        tasks, routers = [], []
         for uri in sorted(uri for uri in uris if uri.startswith("env:") and "/" not in uri):
-            router = Router(uri, service, metrics)
+            routers.append(router := Router(uri, service, metrics))
             service.asked.append(router.turn)
             tasks.append(asyncio.create_task(router.follow()))
         yield
         for task in tasks:
             task.cancel()
+        for router in routers:
+            router.end()
 
     service.lifespans.append(follow)
