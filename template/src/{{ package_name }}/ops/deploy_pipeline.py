@@ -3,8 +3,8 @@
 uv run nox -s build
 python -m {package} deploy-pipeline --env prod
 python -m {package} deploy-pipeline --env dev --run     # and train with it at once
-crontab environments/prod/pipeline/crontab              # lets it run on its own; conf/pipeline.yml says when
 
+What it prints at the end, typed, lets it run on its own, beside what your crontab has already; conf/pipeline.yml says when.
 The package must be what this commit builds. Every run names the pipeline's version; what it makes is a candidate in the
 store of dev, which goes through the gates like any other.
 """
@@ -63,10 +63,15 @@ def run(options: argparse.Namespace) -> int:
     print(
         json.dumps(facts)
         if options.json
-        else f"pipeline {facts['version']} is in {folder}, not scheduled yet: "
-        f"crontab {shlex.quote(str(folder / 'crontab'))}"
+        else f"pipeline {facts['version']} is in {folder}, not scheduled yet: {scheduling(folder)}"
     )
     return 0
+
+
+def scheduling(folder: Path) -> str:
+    """Return the command that puts FOLDER's line into the user's crontab, in place of an earlier one and of no other's."""
+    work, line = (shlex.quote(str(folder / name)) for name in ("work", "crontab"))
+    return f"(crontab -l | grep -vF {work}; cat {line}) | crontab -"
 
 
 def deploy(environment: str, folder: Path, by: str) -> dict[str, Any]:

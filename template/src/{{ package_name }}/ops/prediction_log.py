@@ -401,7 +401,10 @@ class PredictionLog:
                             connection.execute(table.delete().where(table.c.key == key))
         if self.file:
             with self.connection() as connection:  # what was deleted must not stand in the file of what was written
-                connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+                held = connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").one()[0]
+            if held:
+                left = f"but their bytes stay in {self.file}-wal while somebody reads the log: run this again later"
+                raise ProjectError(f"{n_rows:,} predictions are deleted, {left}")
         return n_rows
 
     def prune(self) -> int:
