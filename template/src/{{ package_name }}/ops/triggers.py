@@ -151,9 +151,10 @@ def judge(policy: Policy, now: Situation) -> Verdict:
         if limit is not None and found >= limit:
             fired.append(Trigger(name, f"{found:,.0f} {what}, {limit:,.0f} or more", policy.owner, policy.runbook))
     against = objections(policy, now)
-    gave_up = bool(fired) and fruitless(now.past) >= policy.give_up_after
+    n_fruitless = fruitless(now.past, now.version)
+    gave_up = bool(fired) and n_fruitless >= policy.give_up_after
     if gave_up:
-        against.insert(0, f"the last {fruitless(now.past)} did not help: a person decides, see {ISSUES}")
+        against.insert(0, f"the last {n_fruitless} did not help: a person decides, see {ISSUES}")
     return Verdict(fired, warned, against[0] if against else None, gave_up)
 
 
@@ -195,11 +196,11 @@ def objections(policy: Policy, now: Situation) -> list[str]:
     return against
 
 
-def fruitless(past: list[dict[str, Any]]) -> int:
-    """Return how many retrainings in a row, to the last, were triggered and did not replace the version in use."""
+def fruitless(past: list[dict[str, Any]], version: str | None) -> int:
+    """Return how many retrainings in a row, to the last, were triggered and did not replace VERSION, which is in use."""
     n = 0
     for one in reversed(past):
-        if one["outcome"] not in FAILED or json.loads(one["triggers"]) == ["by_hand"]:
+        if one["outcome"] not in FAILED or one["before"] != version or json.loads(one["triggers"]) == ["by_hand"]:
             break
         n += 1
     return n
