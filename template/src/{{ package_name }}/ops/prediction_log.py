@@ -436,17 +436,24 @@ def by_id(request_id: str, row: int) -> str:
 
 
 def as_raw(found: "pl.DataFrame") -> "pd.DataFrame":
-    """Return predictions of the log (`frames`) as data.read would give their rows, without the target."""
+    """Return predictions of the log (`frames`) as data.read would give their rows, without the target.
+
+    Whoever did not send TIME asked about the moment of asking. A cell that is not as SCHEMA has it is missing, a required
+    column that nobody sent is not there.
+    """
+    import pandas as pd
+
     from . import handoff
 
-    known = [name for name in data.SCHEMA if name != data.TARGET]
-    places = {name: f"input_{name}" if f"input_{name}" in found.columns else name for name in known}
-    columns = {name: place for name, place in places.items() if place in found.columns}
-    table = found.select(**{name: found[place] for name, place in columns.items()}).to_pandas()
-    table[data.KEY] = found["key"].to_list()
-    if data.TIME not in columns:
-        table[data.TIME] = found["at"].dt.replace_time_zone(None).to_list()
-    return handoff.as_rows(table, {name: data.SCHEMA[name] for name in data.SCHEMA if name in table})
+    table = pd.DataFrame({data.KEY: found["key"].to_list()})
+    for name, rule in data.SCHEMA.items():
+        place = f"input_{name}" if f"input_{name}" in found.columns else name
+        sent = place in found.columns and (rule.get("null") or found[place].null_count() < len(found))
+        if sent and name not in (data.TARGET, data.KEY):
+            table[name] = found[place].to_pandas()
+    at = found["at"].dt.replace_time_zone(None).to_pandas()
+    table[data.TIME] = table[data.TIME].fillna(at) if data.TIME in table else at
+    return pd.DataFrame({name: handoff.as_kind(table[name], data.SCHEMA[name]) for name in data.SCHEMA if name in table})
 
 
 def plain(given: Any) -> str:

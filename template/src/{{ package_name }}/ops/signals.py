@@ -74,7 +74,8 @@ class Seen:
         self.seconds += np.bincount(np.searchsorted(SECONDS, seconds), minlength=len(self.seconds))
         settled = chunk.filter(pl.col("at") < self.settled)["label"]
         self.n_settled, self.n_labelled = self.n_settled + len(settled), self.n_labelled + settled.count()
-        hour = pl.col(data.TIME if data.TIME in chunk.columns else "at").cast(pl.Datetime("us")).dt.truncate("1h")
+        asked_for = [pl.col(name).cast(pl.Datetime("us")) for name in (data.TIME, "at") if name in chunk.columns]
+        hour = pl.coalesce(asked_for).dt.truncate("1h")
         hours = chunk.group_by(hour=hour).len().drop_nulls().cast({"len": pl.UInt64})
         self.hours = pl.concat([self.hours, hours]).group_by("hour").agg(pl.col("len").sum())
         mine = chunk.filter(pl.col("version") == self.reference.version)
