@@ -5,7 +5,8 @@ python -m {package} monitor --since 2013-06-01 --until 2013-07-01 --json
 python -m {package} notify monitor        # tells the receivers of conf/notify.yml
 
 conf/monitoring.yml says what is watched. A signal whose interval is known fires when all of it is beyond the threshold.
-The report, reports/monitoring/TIME.html and .json, names the likeliest causes first; tags of the version sum it up.
+The report, reports/monitoring/TIME.html and .json, names the likeliest causes first; tags of the version sum it up. TIME
+is when its window ends: the latest window is what alerts and retrainings go by, whenever another one was looked at.
 """
 
 import argparse
@@ -74,7 +75,8 @@ def measure(since: datetime | None = None, until: datetime | None = None, log: A
 
     started = time.process_time()
     conf, log = settings.read("monitoring", Monitoring), log or prediction_log.open_log()
-    until = until or datetime.now(UTC).replace(tzinfo=None)
+    present = datetime.now(UTC).replace(tzinfo=None)
+    until = min(until or present, present)  # a report on what is to come would be the newest until then
     if since and since >= until:
         raise UsageError(f"--since {since} is not before --until {until}")
     chosen, client = tracking.open_store()
@@ -108,11 +110,12 @@ def measure(since: datetime | None = None, until: datetime | None = None, log: A
         "signals": signals,
         "causes": causes(signals, windows, conf),
         "curve": curve(seen.labelled),
-        "file": str(REPORTS / f"{now:%Y%m%dT%H%M%S}{now.microsecond // 1000:03}Z.html"),
+        "file": str(REPORTS / f"{until:%Y%m%dT%H%M%S}{until.microsecond // 1000:03}Z.html"),
     }
     report["cpu_seconds"] = round(time.process_time() - started, 2)
     write(report)
-    tell(client, report)
+    if max(REPORTS.glob("*.html")) == Path(report["file"]):  # of an earlier window it says nothing about now
+        tell(client, report)
     return report
 
 

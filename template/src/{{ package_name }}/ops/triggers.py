@@ -33,6 +33,7 @@ RETRAININGS = sql.Table(  # beside the predictions, so that every machine which 
     sql.Column("seconds", sql.Float, nullable=False, default=0.0),  # of the processor, all tries together
 )
 FAILED = ("refused", "aborted", "failed")
+APART = 0.01  # of its window, by which a report must end later to confirm another: 7 hours of the 30 days by default
 
 
 class Hysteresis(settings.Settings, frozen=True):
@@ -164,7 +165,7 @@ def confirmed(policy: Policy, now: Situation, name: str) -> Iterator[Trigger]:
     NAME is that of a signal or of a kind, which then stands for all signals of that kind that have no rule of their own.
     """
     rule = policy.signals[name]
-    recent = [one for one in now.reports if str(one.get("version")) == now.version][-rule.of :]
+    recent = apart([one for one in now.reports if str(one.get("version")) == now.version])[-rule.of :]
     for signal in recent[-1]["signals"] if recent else []:
         times = sum(any(same(one, signal) and one["fired"] for one in report["signals"]) for report in recent)
         mine = name == (signal["name"] if signal["name"] in policy.signals else signal["kind"])
@@ -172,6 +173,16 @@ def confirmed(policy: Policy, now: Situation, name: str) -> Iterator[Trigger]:
             place = next((f" of {signal[key]}" for key in ("column", "slice") if signal.get(key)), "")
             why = f"{signal['name']}{place} is {signal['value']}, threshold {signal['threshold']}, in {times} of {len(recent)} reports"
             yield Trigger(f"{signal['kind']}: {signal['name']}{place}", why, signal["owner"], signal["runbook"])
+
+
+def apart(reports: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the newest of REPORTS and each before it that saw other rows: its window ends clearly earlier."""
+    kept: list[tuple[datetime, dict[str, Any]]] = []
+    for one in reversed(reports):
+        since, until = (moment(one["window"][name]) for name in ("since", "until"))
+        if not kept or kept[0][0] - until >= APART * (until - since):
+            kept.insert(0, (until, one))
+    return [one for _, one in kept]
 
 
 def same(one: dict[str, Any], other: dict[str, Any]) -> bool:
