@@ -101,7 +101,7 @@ def measure(since: datetime | None = None, until: datetime | None = None, log: A
             seen.n_failed = int(connection.scalar(wanted) or 0)
     signals = [one for name, of in conf.signals.items() for one in judge(name, of, windows[days_of(of, conf)], conf)]
     seen, now = windows[conf.window_days], datetime.now(UTC)
-    days, rows = (until - seen.since) / timedelta(days=1), {"rows": seen.n_rows, "labelled": len(seen.labelled)}
+    days, rows = (until - seen.since) / timedelta(days=1), {"rows": seen.n_rows, "labelled": seen.n_truths}
     report: dict[str, Any] = {
         "at": now.isoformat(timespec="milliseconds"),
         "window": {"since": str(seen.since), "until": str(until), "days": days, **rows},
