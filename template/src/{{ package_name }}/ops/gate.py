@@ -73,8 +73,9 @@ def settle(
 ) -> dict[str, Any]:
     """Judge a version, keep the report with its run and the outcome in its tags; return both.
 
-    The tag validation_status is written last: a version that has none was not judged to the end.
+    The tag validation_status goes first and is written last: a version that has none was not judged to the end.
     """
+    client.delete_model_version_tag(chosen.model, version, "validation_status")
     candidate = Candidate(client, chosen.model, version)
     made = tracking.find_version(client, chosen.model, version)
     for old in (parity.FILE, "gates.html", "gates.json"):
