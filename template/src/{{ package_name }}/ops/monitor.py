@@ -23,7 +23,7 @@ import polars as pl
 import sqlalchemy as sql
 
 from .. import model
-from . import ProjectError, Refused, UsageError, charts, references, settings, store, tracking
+from . import ProjectError, Refused, UsageError, charts, references, settings, store, tracking, triggers
 from .gates import in_use
 from .pipeline import write_json
 from .references import losses
@@ -80,7 +80,7 @@ def measure(since: datetime | None = None, until: datetime | None = None, log: A
     if since and since >= until:
         raise UsageError(f"--since {since} is not before --until {until}")
     chosen, client = tracking.open_store()
-    version = in_use() or tracking.aliases(client, chosen.model).get("champion")
+    version = in_use(triggers.read().environment) or tracking.aliases(client, chosen.model).get("champion")
     if not version:
         raise ProjectError("no version is in use yet: `promote` or `deploy` one, then there is something to watch")
     reference = references.read(client, chosen.model, version)
