@@ -128,7 +128,10 @@ JOINED = sql.select(
     sql.func.coalesce(_by_key.c.at, _by_id.c.at),
     PREDICTIONS.c.inputs,
 ).select_from(PREDICTIONS.outerjoin(_by_key, _by_key.c.key == PREDICTIONS.c.key).outerjoin(_by_id, _by_id.c.key == _id))
-HAS_PREDICTION = sql.exists().where(PREDICTIONS.c.key == LABELS.c.key)
+HAS_PREDICTION = sql.or_(
+    sql.exists().where(PREDICTIONS.c.key == LABELS.c.key),
+    sql.and_(LABELS.c.key.contains("/"), LABELS.c.key.in_(sql.select(_id))),
+)
 
 
 class Believed(settings.Settings, frozen=True):
@@ -453,7 +456,8 @@ def as_raw(found: "pl.DataFrame") -> "pd.DataFrame":
             table[name] = found[place].to_pandas()
     at = found["at"].dt.replace_time_zone(None).to_pandas()
     table[data.TIME] = table[data.TIME].fillna(at) if data.TIME in table else at
-    return pd.DataFrame({name: handoff.as_kind(table[name], data.SCHEMA[name]) for name in data.SCHEMA if name in table})
+    rules = {name: rule for name, rule in data.SCHEMA.items() if name in table}
+    return pd.DataFrame({name: handoff.as_kind(table[name], rule) for name, rule in rules.items()})
 
 
 def plain(given: Any) -> str:

@@ -236,7 +236,15 @@ def database() -> sql.Engine:
     log = open_log()
     with log.connection():  # makes what is missing, and says when it is away
         TABLES.create_all(log.engine)
+    sql.event.listen(log.engine, "handle_error", gone)
     return log.engine
+
+
+def gone(happened: sql.engine.ExceptionContext) -> None:
+    """Raise ProjectError in place of an error of the database: it went away in the midst of a retraining."""
+    if not isinstance(happened.sqlalchemy_exception, sql.exc.DataError | sql.exc.IntegrityError):
+        said = str(happened.original_exception).partition("\n")[0]
+        raise ProjectError(f"the retrainings in the prediction log: {said}; run this again, it goes on from there")
 
 
 def labels(engine: sql.Engine, since: datetime, time: str) -> tuple[int, datetime | None]:
