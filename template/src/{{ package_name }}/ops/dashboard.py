@@ -125,6 +125,7 @@ class Day:
         self.seconds, self.busy, self.failures = np.zeros(len(SECONDS) + 1, dtype=np.int64), 0.0, 0
         self.lost: Counter[str] = Counter()  # sum of the losses by version
         self.known: Counter[str] = Counter()  # and the number of labels
+        self.loss, self.n_known = 0.0, 0  # the same over what callers got: a shadow answers nobody
 
     def add(self, rows: pl.DataFrame) -> None:
         answered = rows.filter("answered")
@@ -138,9 +139,11 @@ class Day:
         for version, total, n in rows.group_by("version").agg(loss.sum(), loss.count().alias("n")).iter_rows():
             self.lost[version] += total
             self.known[version] += n
+        total, n = answered.select(loss.sum(), loss.count().alias("n")).row(0)
+        self.loss, self.n_known = self.loss + total, self.n_known + n
 
     def told(self) -> dict[str, Any]:
-        n_requests, n_known = int(self.seconds.sum()), self.known.total()
+        n_requests = int(self.seconds.sum())
         return {
             "rows": self.versions.total(),
             "requests": n_requests,
@@ -150,7 +153,7 @@ class Day:
             "busy_seconds": self.busy,
             "versions": dict(self.versions),
             "arms": dict(self.arms),
-            "loss": sum(self.lost.values()) / n_known if n_known else None,
+            "loss": self.loss / self.n_known if self.n_known else None,
             "losses": {version: self.lost[version] / n for version, n in self.known.items() if n},
         }
 

@@ -45,12 +45,17 @@ def run(options: argparse.Namespace) -> None:
         )
 
 
-def read(folder: Path) -> pd.DataFrame:
-    """Return the rows of a data set's FOLDER: what stands in ROWS where it was made so, else what data.read makes of it."""
+def read(folder: Path, source: Any = None) -> pd.DataFrame:
+    """Return the rows of a data set's FOLDER: what stands in ROWS where it was made so, else what data.read makes of it.
+
+    SOURCE is the data.py that does, where it is not this project's of now.
+    """
     from .. import data
 
     made = sorted((folder / ROWS).glob("*.parquet"))
-    return pd.concat([pd.read_parquet(file) for file in made], ignore_index=True) if made else data.read(folder)
+    if made:
+        return pd.concat([pd.read_parquet(file) for file in made], ignore_index=True)
+    return (source or data).read(folder)
 
 
 def profile(rows: pd.DataFrame) -> dict[str, Any]:

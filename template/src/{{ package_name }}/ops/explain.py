@@ -1,6 +1,6 @@
 """Explain one prediction: how much each column of the row moves it from the average prediction.
 
-python -m {package} explain row.json                  # by the champion, else the newest version
+python -m {package} explain row.json                  # by the version in use, else the champion, else the newest one
 python -m {package} explain row.json --version 4
 
 Shapley values over the columns that a caller sends, by sampling (Strumbelj and Kononenko 2014): any model, the same
@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from . import ProjectError, UsageError, tracking
+from . import ProjectError, UsageError, gates, tracking
 from .handoff import as_rows
 
 N_ROWS = 250  # training rows that stand for the average; the standard error falls with its root and is printed
@@ -25,7 +25,7 @@ N_ROWS = 250  # training rows that stand for the average; the standard error fal
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("row", type=Path, help="JSON file with one row, as the service takes it")
-    parser.add_argument("--version", help="number of the version (default: the champion, else the newest)")
+    parser.add_argument("--version", help="number of the version (default: the one in use, else the newest)")
     parser.add_argument("--json", action="store_true", help="print JSON for machines")
 
 
@@ -44,7 +44,7 @@ def explain(row: dict[str, Any], version: str | None = None) -> dict[str, Any]:
     """Return the prediction of a version for ROW, the average one, and the share of each column in the difference."""
     chosen, client = tracking.open_store()
     newest = max((int(one.version) for one in client.search_model_versions(f"name = '{chosen.model}'")), default=0)
-    version = version or tracking.aliases(client, chosen.model).get("champion") or str(newest)
+    version = version or gates.in_use() or tracking.aliases(client, chosen.model).get("champion") or str(newest)
     made = tracking.find_version(client, chosen.model, version)
     opened = tracking.library().pyfunc.load_model(f"models:/{chosen.model}/{version}")
     own = opened.unwrap_python_model()  # the version's own code and note
@@ -78,7 +78,7 @@ def typical(name: str, package: str, cut: str) -> pd.DataFrame:
     source = import_module(f"{package}.data")
     with tempfile.TemporaryDirectory() as folder:
         datasets.restore(name.partition("@")[2], Path(folder))
-        rows = source.read(folder)
+        rows = datasets.read(Path(folder), source)
     rows = rows[rows[source.TIME] < pd.Timestamp(cut)]
     return rows.iloc[np.linspace(0, len(rows) - 1, min(N_ROWS, len(rows))).astype(int)].reset_index(drop=True)
 

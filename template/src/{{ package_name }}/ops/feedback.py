@@ -15,7 +15,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,7 @@ from .prediction_log import (
 
 SIGMAS = 3  # a correlation this far from none is not chance
 AHEAD = timedelta(minutes=5)  # clocks differ; a label from further in the future could not be corrected until then
+RECENT = 300  # labels of a source that are held against the predictions together, where a delivery is smaller
 AT_ONCE = 5_000  # values in one query
 FLIPS = ("replaced", "contradicts")
 
@@ -125,18 +126,19 @@ def deliver(log: PredictionLog, labels: Iterable[dict[str, Any]], source: str, o
     added, of these early (there is no prediction, perhaps not yet), duplicate, replaced (the label before was another,
     and known earlier), contradicts (it was known no earlier: this one is kept aside), out_of_range (kept aside).
     """
-    done, given, doubt = Counter[str](), list(labels), ""
-    for start in range(0, len(given), PORTION):
+    done, given = Counter[str](), list(labels)
+    portions = [given[start : start + PORTION] for start in range(0, len(given), PORTION)]
+    with log.connection() as connection:  # all of it is judged before any of it is written
+        doubt = "" if override else objection(Delivery(log, connection, some, source) for some in portions)
+    for some in portions:
         with log.connection(write=True) as connection:
-            delivery = Delivery(log, connection, given[start : start + PORTION], source)
-            doubt = "" if override else delivery.doubt()
+            delivery = Delivery(log, connection, some, source)
             done += delivery.reject() if doubt else delivery.keep()
-        if doubt:
-            before = f", {start:,} before them are not" if start else ""
-            raise Disbelieved(
-                f"{doubt}: {len(delivery.keys):,} labels of {source} are kept aside in label_conflicts{before}; "
-                "look at them, mend the source, or take them all the same with --override --reason WHY"
-            )
+    if doubt:
+        raise Disbelieved(
+            f"{doubt}: {len(given):,} labels of {source} are kept aside in label_conflicts; "
+            "look at them, mend the source, or take them all the same with --override --reason WHY"
+        )
     return done
 
 
@@ -191,26 +193,14 @@ class Delivery:
         self.done[why] += 1
         self.aside.append(told | {"label": str(told["label"])[:60], "why": why})
 
-    def doubt(self) -> str:
-        """Return why this delivery is not believed, nothing when it is."""
-        conf = self.log.conf.labels
-        flips = sum(self.done[why] for why in FLIPS)
-        if flips:
-            since = self.received - timedelta(hours=conf.window_h)
-            mine = [[of.source == self.source, of.received >= since] for of in (ASIDE.c, LABELS.c)]
-            count = sql.select(sql.func.count())
-            flips += self.connection.scalar(count.where(*mine[0], ASIDE.c.why.in_(FLIPS))) or 0
-            n_labels = len(self.keys) + (self.connection.scalar(count.where(*mine[1])) or 0)
-            if flips >= conf.min_flips and flips > conf.max_flip_share * n_labels:
-                return f"{flips:,} of {n_labels:,} labels within {conf.window_h:g} h contradict earlier ones"
-        predicted, labels = np.array(self.pairs).reshape(-1, 2).T
-        if len(labels) > SIGMAS**2 and predicted.std() and labels.std():
-            found = float(np.corrcoef(predicted, labels)[0, 1])
-            if found < -max(conf.against, SIGMAS / math.sqrt(len(labels))):
-                return (
-                    f"the labels say the opposite of the predictions (correlation {found:.2f} in {len(labels):,} rows)"
-                )
-        return ""
+    def before(self, since: datetime, n_rows: int) -> list[tuple[float, float]]:
+        """Return prediction and label of the newest rows that this source has labelled SINCE: it may send one by one."""
+        if n_rows <= 0:
+            return []
+        of, there = PREDICTIONS.c, LABELS.c
+        query = sql.select(of.prediction, there.label).join(LABELS, there.key == of.key).where(of.answered)
+        query = query.where(there.source == self.source, there.received >= since).order_by(there.received.desc())
+        return [(one.prediction, one.label) for one in self.connection.execute(query.limit(n_rows))]
 
     def keep(self) -> Counter[str]:
         self.log.put(self.connection, LABELS, list(self.fresh.values()))
@@ -232,6 +222,34 @@ class Delivery:
             more = new.on_conflict_do_update(index_elements=["outcome"], set_={"n": COUNTS.c.n + new.excluded.n})
             self.connection.execute(more, [{"outcome": outcome, "n": n} for outcome, n in self.done.items()])
         return self.done
+
+
+def objection(portions: Iterable[Delivery]) -> str:
+    """Return why a delivery is not believed, nothing when it is."""
+    flips, n_labels, pairs = 0, 0, list[tuple[float, float]]()
+    for one in portions:
+        flips += sum(one.done[why] for why in FLIPS)
+        n_labels, pairs = n_labels + len(one.keys), pairs + one.pairs
+    if not n_labels:
+        return ""
+    conf = one.log.conf.labels
+    since = one.received - timedelta(hours=conf.window_h)
+    if flips:
+        mine = [[of.source == one.source, of.received >= since] for of in (ASIDE.c, LABELS.c)]
+        count = sql.select(sql.func.count())
+        flips += one.connection.scalar(count.where(*mine[0], ASIDE.c.why.in_(FLIPS))) or 0
+        n_labels += one.connection.scalar(count.where(*mine[1])) or 0
+        if flips >= conf.min_flips and flips > conf.max_flip_share * n_labels:
+            return f"{flips:,} of {n_labels:,} labels within {conf.window_h:g} h contradict earlier ones"
+    for some in (pairs, pairs + one.before(since, RECENT - len(pairs))):
+        predicted, labels = np.array(some).reshape(-1, 2).T
+        if len(labels) > SIGMAS**2 and predicted.std() and labels.std():
+            found = float(np.corrcoef(predicted, labels)[0, 1])
+            if found < -max(conf.against, SIGMAS / math.sqrt(len(labels))):
+                return (
+                    f"the labels say the opposite of the predictions (correlation {found:.2f} in {len(labels):,} rows)"
+                )
+    return ""
 
 
 def allowed(label: Any) -> bool:

@@ -73,11 +73,11 @@ def settle(
 ) -> dict[str, Any]:
     """Judge a version, keep the report with its run and the outcome in its tags; return both.
 
-    The tag validation_status is written last: a version that has none was not judged to the end, however it was before.
+    The tag validation_status goes first and is written last: a version that has none was not judged to the end.
     """
+    client.delete_model_version_tag(chosen.model, version, "validation_status")
     candidate = Candidate(client, chosen.model, version)
     made = tracking.find_version(client, chosen.model, version)
-    client.delete_model_version_tag(made.name, made.version, "validation_status")
     for old in (parity.FILE, "gates.html", "gates.json"):
         (candidate.folder / old).unlink(missing_ok=True)
     findings = judge(candidate, limits)

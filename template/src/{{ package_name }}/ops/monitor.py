@@ -5,7 +5,8 @@ python -m {package} monitor --since 2013-06-01 --until 2013-07-01 --json
 python -m {package} notify monitor        # tells the receivers of conf/notify.yml
 
 conf/monitoring.yml says what is watched. A signal whose interval is known fires when all of it is beyond the threshold.
-The report, reports/monitoring/TIME.html and .json, names the likeliest causes first; tags of the version sum it up.
+The report, reports/monitoring/TIME.html and .json, names the likeliest causes first; tags of the version sum it up. TIME
+is when its window ends: the latest window is what alerts and retrainings go by, whenever another one was looked at.
 """
 
 import argparse
@@ -22,7 +23,7 @@ import polars as pl
 import sqlalchemy as sql
 
 from .. import model
-from . import ProjectError, Refused, UsageError, charts, references, settings, store, tracking
+from . import ProjectError, Refused, UsageError, charts, references, settings, store, tracking, triggers
 from .gates import in_use
 from .pipeline import write_json
 from .references import losses
@@ -74,11 +75,12 @@ def measure(since: datetime | None = None, until: datetime | None = None, log: A
 
     started = time.process_time()
     conf, log = settings.read("monitoring", Monitoring), log or prediction_log.open_log()
-    until = until or datetime.now(UTC).replace(tzinfo=None)
+    present = datetime.now(UTC).replace(tzinfo=None)
+    until = min(until or present, present)  # a report on what is to come would be the newest until then
     if since and since >= until:
         raise UsageError(f"--since {since} is not before --until {until}")
     chosen, client = tracking.open_store()
-    version = in_use() or tracking.aliases(client, chosen.model).get("champion")
+    version = in_use(triggers.read().environment) or tracking.aliases(client, chosen.model).get("champion")
     if not version:
         raise ProjectError("no version is in use yet: `promote` or `deploy` one, then there is something to watch")
     reference = references.read(client, chosen.model, version)
@@ -99,7 +101,7 @@ def measure(since: datetime | None = None, until: datetime | None = None, log: A
             seen.n_failed = int(connection.scalar(wanted) or 0)
     signals = [one for name, of in conf.signals.items() for one in judge(name, of, windows[days_of(of, conf)], conf)]
     seen, now = windows[conf.window_days], datetime.now(UTC)
-    days, rows = (until - seen.since) / timedelta(days=1), {"rows": seen.n_rows, "labelled": len(seen.labelled)}
+    days, rows = (until - seen.since) / timedelta(days=1), {"rows": seen.n_rows, "labelled": seen.n_truths}
     report: dict[str, Any] = {
         "at": now.isoformat(timespec="milliseconds"),
         "window": {"since": str(seen.since), "until": str(until), "days": days, **rows},
@@ -108,11 +110,12 @@ def measure(since: datetime | None = None, until: datetime | None = None, log: A
         "signals": signals,
         "causes": causes(signals, windows, conf),
         "curve": curve(seen.labelled),
-        "file": str(REPORTS / f"{now:%Y%m%dT%H%M%S}{now.microsecond // 1000:03}Z.html"),
+        "file": str(REPORTS / f"{until:%Y%m%dT%H%M%S}{until.microsecond // 1000:03}Z.html"),
     }
     report["cpu_seconds"] = round(time.process_time() - started, 2)
     write(report)
-    tell(client, report)
+    if max(REPORTS.glob("*.html")) == Path(report["file"]):  # of an earlier window it says nothing about now
+        tell(client, report)
     return report
 
 

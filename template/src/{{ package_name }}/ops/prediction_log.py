@@ -131,7 +131,10 @@ JOINED = sql.select(
     sql.func.coalesce(_by_key.c.at, _by_id.c.at),
     PREDICTIONS.c.inputs,
 ).select_from(PREDICTIONS.outerjoin(_by_key, _by_key.c.key == PREDICTIONS.c.key).outerjoin(_by_id, _by_id.c.key == _id))
-HAS_PREDICTION = sql.exists().where(PREDICTIONS.c.key == LABELS.c.key)
+HAS_PREDICTION = sql.or_(
+    sql.exists().where(PREDICTIONS.c.key == LABELS.c.key),
+    sql.and_(LABELS.c.key.contains("/"), LABELS.c.key.in_(sql.select(_id))),
+)
 
 
 class Believed(settings.Settings, frozen=True):
@@ -453,17 +456,25 @@ def by_id(request_id: str, row: int) -> str:
 
 
 def as_raw(found: "pl.DataFrame") -> "pd.DataFrame":
-    """Return predictions of the log (`frames`) as data.read would give their rows, without the target."""
+    """Return predictions of the log (`frames`) as data.read would give their rows, without the target.
+
+    Whoever did not send TIME asked about the moment of asking. A cell that is not as SCHEMA has it is missing, a required
+    column that nobody sent is not there.
+    """
+    import pandas as pd
+
     from . import handoff
 
-    known = [name for name in data.SCHEMA if name != data.TARGET]
-    places = {name: f"input_{name}" if f"input_{name}" in found.columns else name for name in known}
-    columns = {name: place for name, place in places.items() if place in found.columns}
-    table = found.select(**{name: found[place] for name, place in columns.items()}).to_pandas()
-    table[data.KEY] = found["key"].to_list()
-    if data.TIME not in columns:
-        table[data.TIME] = found["at"].dt.replace_time_zone(None).to_list()
-    return handoff.as_rows(table, {name: data.SCHEMA[name] for name in data.SCHEMA if name in table})
+    table = pd.DataFrame({data.KEY: found["key"].to_list()})
+    for name, rule in data.SCHEMA.items():
+        place = f"input_{name}" if f"input_{name}" in found.columns else name
+        sent = place in found.columns and (rule.get("null") or found[place].null_count() < len(found))
+        if sent and name not in (data.TARGET, data.KEY):
+            table[name] = found[place].to_pandas()
+    at = found["at"].dt.replace_time_zone(None).to_pandas()
+    table[data.TIME] = table[data.TIME].fillna(at) if data.TIME in table else at
+    rules = {name: rule for name, rule in data.SCHEMA.items() if name in table}
+    return pd.DataFrame({name: handoff.as_kind(table[name], rule) for name, rule in rules.items()})
 
 
 def plain(given: Any) -> str:

@@ -395,6 +395,10 @@ def labelled(until: datetime) -> pd.DataFrame:
     if found.is_empty():
         return pd.DataFrame(columns=[*data.SCHEMA])
     found = found.unique("key", keep="last", maintain_order=True)
-    rows = prediction_log.as_raw(found)
-    labels = found["label"].to_pandas()
-    return rows.assign(**{data.TARGET: labels >= 0.5 if data.SCHEMA[data.TARGET]["type"] == "boolean" else labels})
+    rows, labels = prediction_log.as_raw(found), found["label"].to_pandas()
+    rows[data.TARGET] = labels >= 0.5 if data.SCHEMA[data.TARGET]["type"] == "boolean" else labels
+    lacking = rows[[name for name in rows if not data.SCHEMA[name].get("null")]].isna()
+    if n_left_out := lacking.any(axis=1).sum():
+        names = ", ".join(lacking.columns[lacking.any()])
+        pipeline.say(f"{n_left_out:,} labelled rows of the prediction log are left out: they have no {names}")
+    return rows[~lacking.any(axis=1)].reset_index(drop=True)

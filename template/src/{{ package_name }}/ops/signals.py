@@ -59,6 +59,7 @@ class Seen:
         self.inputs, self.predictions = reference.inputs.empty(), reference.predictions.empty()
         self.seconds = np.zeros(len(SECONDS) + 1, dtype=np.int64)
         self.n_rows = self.n_requests = self.n_settled = self.n_labelled = self.n_failed = 0
+        self.n_truths = 0  # labelled rows of the version, of which `labelled` is a sample
         self.hours = pl.DataFrame(schema={"hour": pl.Datetime("us"), "len": pl.UInt64})  # rows by the hour they are of
         self.generators = np.random.default_rng(0), np.random.default_rng(1)  # the same rows whatever the chunks
         self.any = self.labelled = pl.DataFrame()
@@ -74,13 +75,16 @@ class Seen:
         self.seconds += np.bincount(np.searchsorted(SECONDS, seconds), minlength=len(self.seconds))
         settled = chunk.filter(pl.col("at") < self.settled)["label"]
         self.n_settled, self.n_labelled = self.n_settled + len(settled), self.n_labelled + settled.count()
-        hour = pl.col(data.TIME if data.TIME in chunk.columns else "at").cast(pl.Datetime("us")).dt.truncate("1h")
+        asked_for = [pl.col(name).cast(pl.Datetime("us")) for name in (data.TIME, "at") if name in chunk.columns]
+        hour = pl.coalesce(asked_for).dt.truncate("1h")
         hours = chunk.group_by(hour=hour).len().drop_nulls().cast({"len": pl.UInt64})
         self.hours = pl.concat([self.hours, hours]).group_by("hour").agg(pl.col("len").sum())
         mine = chunk.filter(pl.col("version") == self.reference.version)
         self.predictions.add(mine["prediction"])
         self.any = keep(self.any, mine.select("prediction"), self.generators[0])
-        self.labelled = keep(self.labelled, mine.filter(pl.col("label").is_not_null()), self.generators[1])
+        known = mine.filter(pl.col("label").is_not_null())
+        self.n_truths += len(known)
+        self.labelled = keep(self.labelled, known, self.generators[1])
 
     @property
     def newest(self) -> datetime | None:
@@ -91,10 +95,12 @@ class Seen:
 
 
 def keep(before: pl.DataFrame, new: pl.DataFrame, generator: np.random.Generator) -> pl.DataFrame:
-    """Return all rows so far or, once they are twice as many, a random N_KEPT of them."""
+    """Return all rows so far or, once they are more, N_KEPT of them, each as likely as any other: those drawn lowest."""
     new = new.with_columns(pl.Series("drawn", generator.random(len(new))))
+    if len(before) >= N_KEPT:
+        new = new.filter(pl.col("drawn") < before["drawn"].max())
     both = pl.concat([before, new]) if len(before) else new
-    return both if len(both) <= 2 * N_KEPT else both.bottom_k(N_KEPT, by="drawn")
+    return both if len(both) <= N_KEPT else both.bottom_k(N_KEPT, by="drawn")
 
 
 def judge(name: str, watched: Watched, seen: Seen, conf: Monitoring) -> Iterator[dict[str, Any]]:

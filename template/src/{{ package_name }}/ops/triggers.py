@@ -36,6 +36,7 @@ RETRAININGS = sql.Table(  # beside the predictions, so that every machine which 
 FAILED = ("refused", "aborted", "failed")
 LOCK = 7402  # a number of its own in the database
 Held = Callable[[], None]  # raises ProjectError when this process is no longer the only one that retrains
+APART = 0.01  # of its window, by which a report must end later to confirm another: 7 hours of the 30 days by default
 
 
 class Hysteresis(settings.Settings, frozen=True):
@@ -154,9 +155,10 @@ def judge(policy: Policy, now: Situation) -> Verdict:
         if limit is not None and found >= limit:
             fired.append(Trigger(name, f"{found:,.0f} {what}, {limit:,.0f} or more", policy.owner, policy.runbook))
     against = objections(policy, now)
-    gave_up = bool(fired) and fruitless(now.past) >= policy.give_up_after
+    n_fruitless = fruitless(now.past, now.version)
+    gave_up = bool(fired) and n_fruitless >= policy.give_up_after
     if gave_up:
-        against.insert(0, f"the last {fruitless(now.past)} did not help: a person decides, see {ISSUES}")
+        against.insert(0, f"the last {n_fruitless} did not help: a person decides, see {ISSUES}")
     return Verdict(fired, warned, against[0] if against else None, gave_up)
 
 
@@ -166,7 +168,7 @@ def confirmed(policy: Policy, now: Situation, name: str) -> Iterator[Trigger]:
     NAME is that of a signal or of a kind, which then stands for all signals of that kind that have no rule of their own.
     """
     rule = policy.signals[name]
-    recent = [one for one in now.reports if str(one.get("version")) == now.version][-rule.of :]
+    recent = apart([one for one in now.reports if str(one.get("version")) == now.version])[-rule.of :]
     for signal in recent[-1]["signals"] if recent else []:
         times = sum(any(same(one, signal) and one["fired"] for one in report["signals"]) for report in recent)
         mine = name == (signal["name"] if signal["name"] in policy.signals else signal["kind"])
@@ -174,6 +176,16 @@ def confirmed(policy: Policy, now: Situation, name: str) -> Iterator[Trigger]:
             place = next((f" of {signal[key]}" for key in ("column", "slice") if signal.get(key)), "")
             why = f"{signal['name']}{place} is {signal['value']}, threshold {signal['threshold']}, in {times} of {len(recent)} reports"
             yield Trigger(f"{signal['kind']}: {signal['name']}{place}", why, signal["owner"], signal["runbook"])
+
+
+def apart(reports: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the newest of REPORTS and each before it that saw other rows: its window ends clearly earlier."""
+    kept: list[tuple[datetime, dict[str, Any]]] = []
+    for one in reversed(reports):
+        since, until = (moment(one["window"][name]) for name in ("since", "until"))
+        if not kept or kept[0][0] - until >= APART * (until - since):
+            kept.insert(0, (until, one))
+    return [one for _, one in kept]
 
 
 def same(one: dict[str, Any], other: dict[str, Any]) -> bool:
@@ -198,11 +210,11 @@ def objections(policy: Policy, now: Situation) -> list[str]:
     return against
 
 
-def fruitless(past: list[dict[str, Any]]) -> int:
-    """Return how many retrainings in a row, to the last, were triggered and did not replace the version in use."""
+def fruitless(past: list[dict[str, Any]], version: str | None) -> int:
+    """Return how many retrainings in a row, to the last, were triggered and did not replace VERSION, which is in use."""
     n = 0
     for one in reversed(past):
-        if one["outcome"] not in FAILED or json.loads(one["triggers"]) == ["by_hand"]:
+        if one["outcome"] not in FAILED or one["before"] != version or json.loads(one["triggers"]) == ["by_hand"]:
             break
         n += 1
     return n
@@ -235,6 +247,7 @@ def database() -> sql.Engine:
     log = open_log()
     with log.connection():  # makes what is missing, and says when it is away
         TABLES.create_all(log.engine)
+    sql.event.listen(log.engine, "handle_error", gone)
     return log.engine
 
 
@@ -275,6 +288,13 @@ def alone(engine: sql.Engine) -> Iterator[Held]:
                 "wait until it ends and run this again"
             )
         yield held
+
+
+def gone(happened: sql.engine.ExceptionContext) -> None:
+    """Raise ProjectError in place of an error of the database: it went away in the midst of a retraining."""
+    if not isinstance(happened.sqlalchemy_exception, sql.exc.DataError | sql.exc.IntegrityError):
+        said = str(happened.original_exception).partition("\n")[0]
+        raise ProjectError(f"the retrainings in the prediction log: {said}; run this again, it goes on from there")
 
 
 def labels(engine: sql.Engine, since: datetime, time: str) -> tuple[int, datetime | None]:

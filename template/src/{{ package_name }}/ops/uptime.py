@@ -12,6 +12,7 @@ import json
 import time
 import urllib.request
 from datetime import UTC, datetime
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -51,8 +52,9 @@ def look(url: str) -> dict[str, Any]:
         with urllib.request.urlopen(f"{url}/ready", timeout=TIMEOUT_S) as answer:
             said = f"ready, version {answer.headers.get('x-model-version')}"
             ready = answer.status == 200
-    except (OSError, ValueError) as error:  # refused, timed out, 503, no URL
+    except (OSError, ValueError, HTTPException) as error:  # refused, timed out, 503, no URL, not HTTP
         said, ready = str(getattr(error, "reason", error)), False
+    said = said.strip()
     return {"at": at, "url": url, "ready": ready, "said": said, "ms": round((time.perf_counter() - start) * 1e3, 1)}
 
 

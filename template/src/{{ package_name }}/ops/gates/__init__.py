@@ -188,13 +188,13 @@ class Candidate:
         return pd.concat([base.assign(**change) for change in changes if change] or [base], ignore_index=True)
 
 
-def in_use() -> str | None:
-    """Return the version that production uses; None before the first deployment: then `promote` says which it is."""
-    uri = environments.read("prod").tracking_uri
+def in_use(environment: str = "prod") -> str | None:
+    """Return the version that ENVIRONMENT uses; None before the first deployment: then `promote` says which it is."""
+    uri = environments.read(environment).tracking_uri
     chosen = settings.read("training", Training, {"tracking_uri": uri})
     if chosen.lost_store:  # and so there never was one: opening it would make it
         return None
-    _, client = environments.open_store("prod")
+    _, client = environments.open_store(environment)
     try:
         copy = environments.find_copy(client, chosen.model, None)
         return copy.tags["origin_version"] if copy else None
