@@ -221,7 +221,7 @@ def fruitless(past: list[dict[str, Any]], version: str | None) -> int:
 
 
 def read_reports(policy: Policy, version: str, trained: datetime) -> list[dict[str, Any]]:
-    """Return the newest monitoring reports on VERSION, oldest first, as many as POLICY looks at.
+    """Return the newest monitoring reports on VERSION that saw other rows, oldest first, as many as POLICY looks at.
 
     Those from before it was TRAINED, as their names tell, are not read. Raises ProjectError where one cannot be read: it
     might have fired.
@@ -234,7 +234,7 @@ def read_reports(policy: Policy, version: str, trained: datetime) -> list[dict[s
             report = json.loads(file.read_text(encoding="utf-8"))
             report["signals"]
             if str(report.get("version")) == version:
-                found.insert(0, report)
+                found = apart([report, *found])
         except (ValueError, KeyError, TypeError, AttributeError):
             raise ProjectError(f"{file} is no monitoring report: delete it and run `monitor` again") from None
     return found
