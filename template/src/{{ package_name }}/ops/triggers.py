@@ -292,7 +292,8 @@ def alone(engine: sql.Engine) -> Iterator[Held]:
 
 def gone(happened: sql.engine.ExceptionContext) -> None:
     """Raise ProjectError in place of an error of the database: it went away in the midst of a retraining."""
-    if not isinstance(happened.sqlalchemy_exception, sql.exc.DataError | sql.exc.IntegrityError):
+    wrong_rows = isinstance(happened.sqlalchemy_exception, sql.exc.DataError | sql.exc.IntegrityError)
+    if not wrong_rows and not happened.is_pre_ping:  # a connection that was lost before it is used is opened again
         said = str(happened.original_exception).partition("\n")[0]
         raise ProjectError(f"the retrainings in the prediction log: {said}; run this again, it goes on from there")
 
