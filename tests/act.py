@@ -25,7 +25,7 @@ set -- $FILES
 if [ $# = 1 ] && [ -d "$1" ]; then cp -r "$1/." "$STORE/$NAME"; else cp -r "$@" "$STORE/$NAME"; fi
 """
 DOWNLOAD = 'mkdir -p "$FILES" && cp -r "$STORE/$NAME/." "$FILES"'
-SAVE = 'mkdir -p "$STORE/cache" && cp -r "$FILES/." "$STORE/cache"'
+SAVE = '[ ! -d "$FILES" ] || { mkdir -p "$STORE/cache" && cp -r "$FILES/." "$STORE/cache"; }'
 RESTORE = '[ ! -d "$STORE/cache" ] || { mkdir -p "$FILES" && cp -r "$STORE/cache/." "$FILES"; }'
 STANDINS = {
     "actions/upload-artifact": UPLOAD,
