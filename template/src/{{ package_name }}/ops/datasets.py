@@ -17,6 +17,7 @@ import pandas as pd
 from . import ProjectError, UsageError, pipeline, store
 
 ROWS = "rows"  # folder in a data set that a module here makes: rows as data.read returns them, which made it of no file
+MADE_OF = "made_of.json"  # beside it: the gathered files, and how many rows of the prediction log
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

@@ -155,29 +155,47 @@ def environment(client: Any, made_by: Any) -> Link:
 
 
 def sources(name: str) -> list[Link]:
-    """Return the data version and each file of it, compared with what `ingest` gathered and with what is there now."""
+    """Return the data version, each file of it and, of a data set that was made here, what it was made of."""
     kind, _, version = name.partition("@")
     conf, found = store.read(), datasets.ensure(version)
     listing = next(iter(found.values())).parents[1] / version[:2] / f"{version[2:]}.dir"
+    made_of = found.pop(Path(datasets.MADE_OF), None)
     links = []
     for path, content in sorted(found.items()):
         bytes_of = content.read_bytes()
-        known, sha256 = store.read_manifest(conf).get(path.name, {}), hashlib.sha256(bytes_of).hexdigest()
-        raw = conf.home / kind / path
-        now = store.sha256(raw) if raw.is_file() else None
-        state, broken = "as the raw data", ""
-        if hashlib.md5(bytes_of, usedforsecurity=False).hexdigest() != content.parent.name + content.name:
+        sha256 = hashlib.sha256(bytes_of).hexdigest()
+        whole = hashlib.md5(bytes_of, usedforsecurity=False).hexdigest() == content.parent.name + content.name
+        if not whole:
             broken = "its kept bytes are not those of the data version"
-        elif now is None:
-            state = f"kept here; {raw} is gone"
-        elif now != sha256 and known.get("sha256") == sha256:
-            broken = f"{raw} was changed, and not by `ingest`"
-        elif now != sha256:
-            state = f"kept here; {raw} was replaced since"
-        gathered = sha256 in (known.get("sha256"), known.get("replaces"))
-        origin = f"{known['origin']}, gathered {known['gathered']}" if gathered else "not on record where it came from"
-        facts = {"file": str(path), "sha256": sha256, "raw": now, "origin": known.get("origin") if gathered else None}
-        links.append(Link("source", f"{path}, sha256 {sha256[:12]}, {broken or state}: {origin}", facts, broken))
+            links.append(Link("source", f"{path}, sha256 {sha256[:12]}, {broken}", {"file": str(path)}, broken))
+        elif made_of:
+            links.append(Link("source", f"{path}, sha256 {sha256[:12]}, made of what follows", {"file": str(path)}))
+        else:
+            known = store.read_manifest(conf).get(path.name, {})
+            origin = known if sha256 in (known.get("sha256"), known.get("replaces")) else {}
+            links.append(source(conf, kind, path, sha256, origin))
+    if made_of:
+        told = json.loads(made_of.read_bytes())
+        links += [source(conf, "raw", Path(file), one["sha256"], one) for file, one in sorted(told["files"].items())]
+        log = told["log"]
+        said = f"prediction log, {log['rows']:,} labelled rows{' of ' * bool(log['span'])}{' to '.join(log['span'])}"
+        links.append(Link("source", said, log))
     whole = hashlib.md5(listing.read_bytes(), usedforsecurity=False).hexdigest() == version
     broken = "" if whole else "its list of files is damaged"
     return [Link("data", f"{short(name)}, {len(found)} files", {"data": name, "files": len(found)}, broken), *links]
+
+
+def source(conf: store.Store, kind: str, path: Path, sha256: str, origin: dict[str, Any]) -> Link:
+    """Return where a file came from, compared with what `ingest` gathered and with what is there now."""
+    raw, known = conf.home / kind / path, store.read_manifest(conf).get(path.name, {})
+    now = store.sha256(raw) if raw.is_file() else None
+    state, broken = "as the raw data", ""
+    if now is None:
+        state = f"kept here; {raw} is gone"
+    elif now != sha256 and known.get("sha256") == sha256:
+        broken = f"{raw} was changed, and not by `ingest`"
+    elif now != sha256:
+        state = f"kept here; {raw} was replaced since"
+    told = f"{origin['origin']}, gathered {origin['gathered']}" if origin else "not on record where it came from"
+    facts = {"file": str(path), "sha256": sha256, "raw": now, "origin": origin.get("origin")}
+    return Link("source", f"{path}, sha256 {sha256[:12]}, {broken or state}: {told}", facts, broken)

@@ -350,7 +350,7 @@ def make(conf: store.Store) -> None:
     unfinished = [one["until"] for one in triggers.past(engine) if one["outcome"] is None]
     until = triggers.moment(unfinished[-1]) if unfinished else datetime.now(UTC).replace(tzinfo=None)
     rows = gathered(conf)
-    logged = labelled(until)
+    logged, found = labelled(until), rows is not None
     if rows is not None:
         rows = rows[[name for name in data.SCHEMA if name in rows]]
         logged = logged[~logged[data.KEY].isin(rows[data.KEY])]  # what was gathered is checked and complete
@@ -373,6 +373,11 @@ def make(conf: store.Store) -> None:
             written.add(file)
     for file in set(folder.rglob("*.parquet")) - written:
         file.unlink()
+    facts = ("origin", "gathered", "sha256")
+    files = {name: {fact: one[fact] for fact in facts} for name, one in store.read_manifest(conf).items()}
+    span = [str(moment) for moment in logged[data.TIME].agg(["min", "max"])] if len(logged) else []
+    made_of = {"files": files if found else {}, "log": {"rows": len(logged), "span": span}}
+    store.replaced(folder / datasets.MADE_OF, json.dumps(made_of, indent=1, sort_keys=True).encode())
     pipeline.say(f"{len(rows):,} rows, {len(logged):,} of them from the prediction log, {aside.sum():,} kept aside")
 
 
