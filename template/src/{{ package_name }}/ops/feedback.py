@@ -14,7 +14,7 @@ import argparse
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -128,11 +128,15 @@ def deliver(log: PredictionLog, labels: Iterable[dict[str, Any]], source: str, o
     """
     done, given = Counter[str](), list(labels)
     portions = [given[start : start + PORTION] for start in range(0, len(given), PORTION)]
-    with log.connection() as connection:  # all of it is judged before any of it is written
-        doubt = "" if override else objection(Delivery(log, connection, some, source) for some in portions)
+    doubt, alone = "", len(portions) == 1
+    if not (override or alone):
+        with log.connection() as connection:  # all of it is judged before any of it is written
+            doubt = objection(one_by_one(log, connection, portions, source))
     for some in portions:
         with log.connection(write=True) as connection:
             delivery = Delivery(log, connection, some, source)
+            if alone and not override:
+                doubt = objection([delivery])
             done += delivery.reject() if doubt else delivery.keep()
     if doubt:
         raise Disbelieved(
@@ -146,8 +150,14 @@ class Delivery:
     """Labels that came together, sorted by what is known of their keys; nothing is written until it is decided."""
 
     def __init__(
-        self, log: PredictionLog, connection: sql.Connection, given: list[dict[str, Any]], source: str
+        self,
+        log: PredictionLog,
+        connection: sql.Connection,
+        given: list[dict[str, Any]],
+        source: str,
+        earlier: Mapping[str, dict[str, Any]] | None = None,
     ) -> None:
+        """EARLIER: what came before in the same delivery and is not written yet, by key."""
         self.log, self.connection, self.source, self.received = log, connection, source, now()
         of, ids = PREDICTIONS.c, {one["request_id"] for one in given if not one.get("key")}
         known = self.look_up(sql.select(of.request_id, of.row, of.key), of.request_id, ids)
@@ -156,6 +166,7 @@ class Delivery:
         self.keys = [places.get(name, name) for name in named]
         predicted = dict(self.look_up(sql.select(of.key, of.prediction).where(of.answered), of.key, self.keys))
         there = {one.key: dict(one._mapping) for one in self.look_up(sql.select(LABELS), LABELS.c.key, self.keys)}
+        there |= {key: earlier[key] for key in self.keys if key in earlier} if earlier else {}
         self.done, self.fresh = Counter[str](), dict[str, dict[str, Any]]()
         self.aside: list[dict[str, Any]] = []
         self.pairs: list[tuple[float, float]] = []
@@ -194,13 +205,15 @@ class Delivery:
         self.aside.append(told | {"label": str(told["label"])[:60], "why": why})
 
     def before(self, since: datetime, n_rows: int) -> list[tuple[float, float]]:
-        """Return prediction and label of the newest rows that this source has labelled SINCE: it may send one by one."""
+        """Return prediction and label of the newest keys that this source has labelled SINCE: it may send one by one."""
         if n_rows <= 0:
             return []
         of, there = PREDICTIONS.c, LABELS.c
-        query = sql.select(of.prediction, there.label).join(LABELS, there.key == of.key).where(of.answered)
-        query = query.where(there.source == self.source, there.received >= since).order_by(there.received.desc())
-        return [(one.prediction, one.label) for one in self.connection.execute(query.limit(n_rows))]
+        mine = sql.select(there.key, there.label).where(there.source == self.source, there.received >= since)
+        newest = mine.where(there.key.not_in(self.keys)).order_by(there.received.desc()).limit(n_rows).subquery()
+        last = sql.select(of.prediction).where(of.key == newest.c.key, of.answered).order_by(of.number.desc()).limit(1)
+        found = self.connection.execute(sql.select(last.scalar_subquery().label("prediction"), newest.c.label))
+        return [(one.prediction, one.label) for one in found if one.prediction is not None]
 
     def keep(self) -> Counter[str]:
         self.log.put(self.connection, LABELS, list(self.fresh.values()))
@@ -222,6 +235,17 @@ class Delivery:
             more = new.on_conflict_do_update(index_elements=["outcome"], set_={"n": COUNTS.c.n + new.excluded.n})
             self.connection.execute(more, [{"outcome": outcome, "n": n} for outcome, n in self.done.items()])
         return self.done
+
+
+def one_by_one(
+    log: PredictionLog, connection: sql.Connection, portions: list[list[dict[str, Any]]], source: str
+) -> Iterator[Delivery]:
+    """Yield each portion, sorted by what is known once those before it are taken."""
+    earlier: dict[str, dict[str, Any]] = {}
+    for some in portions:
+        delivery = Delivery(log, connection, some, source, earlier)
+        earlier |= delivery.fresh
+        yield delivery
 
 
 def objection(portions: Iterable[Delivery]) -> str:

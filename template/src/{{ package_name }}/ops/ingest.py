@@ -100,7 +100,9 @@ def take(item: sources.Item, offer: sources.Offer, conf: store.Store, accept_cha
             raise Refused(f"is no longer what stands in {target}, which stays; --accept-changed replaces it")
         n_rows = check(staged, item, conf)
         entry: dict[str, Any] = {"bytes": staged.stat().st_size, "mark": mark, "rows": n_rows, "sha256": sha256}
-        n_new = count_new(staged, n_rows, target, before["rows"] if before else 0)
+        # the same bytes: put there by hand, or by a run that was killed before it noted them
+        old = target if kept != sha256 else None
+        n_new = count_new(staged, n_rows, old, before["rows"] if before else 0)
         if kept != sha256:
             store.settle(staged, target)
     if before and before["sha256"] == sha256:  # the same content with another time stamp, or gone from the store
@@ -115,14 +117,14 @@ def take(item: sources.Item, offer: sources.Offer, conf: store.Store, accept_cha
     return None if kept == sha256 else n_rows
 
 
-def count_new(file: Path, n_rows: int, old: Path, n_rows_before: int) -> int:
+def count_new(file: Path, n_rows: int, old: Path | None, n_rows_before: int) -> int:
     """Return how many of FILE's rows are new beside those of OLD, which it replaces: the ones with a key that OLD has not.
 
     A row whose cells were corrected was there before, and one that is left out takes nothing away. Where OLD or its keys
     are not to be had, FILE's rows beyond N_ROWS_BEFORE count.
     """
     with contextlib.suppress(pa.ArrowException, OSError):
-        if all(data.KEY in pq.read_schema(one).names for one in (file, old)):
+        if old and all(data.KEY in pq.read_schema(one).names for one in (file, old)):
             now, then = (pd.read_parquet(one, columns=[data.KEY])[data.KEY] for one in (file, old))
             return int((~now.isin(then)).sum())
     return max(0, n_rows - n_rows_before)

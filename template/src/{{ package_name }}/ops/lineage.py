@@ -159,8 +159,8 @@ def sources(name: str) -> list[Link]:
     kind, _, version = name.partition("@")
     conf, found = store.read(), datasets.ensure(version)
     listing = next(iter(found.values())).parents[1] / version[:2] / f"{version[2:]}.dir"
-    made_of = found.pop(Path(datasets.MADE_OF), None)
-    links = []
+    made_of = Path(datasets.MADE_OF) in found
+    links, made_from = list[Link](), dict[str, Any]()
     for path, content in sorted(found.items()):
         bytes_of = content.read_bytes()
         sha256 = hashlib.sha256(bytes_of).hexdigest()
@@ -168,16 +168,18 @@ def sources(name: str) -> list[Link]:
         if not whole:
             broken = "its kept bytes are not those of the data version"
             links.append(Link("source", f"{path}, sha256 {sha256[:12]}, {broken}", {"file": str(path)}, broken))
+        elif made_of and path.name == datasets.MADE_OF:
+            made_from = json.loads(bytes_of)
         elif made_of:
             links.append(Link("source", f"{path}, sha256 {sha256[:12]}, made of what follows", {"file": str(path)}))
         else:
             known = store.read_manifest(conf).get(path.name, {})
             origin = known if sha256 in (known.get("sha256"), known.get("replaces")) else {}
-            links.append(source(conf, kind, path, sha256, origin))
-    if made_of:
-        told = json.loads(made_of.read_bytes())
-        links += [source(conf, "raw", Path(file), one["sha256"], one) for file, one in sorted(told["files"].items())]
-        log = told["log"]
+            links.append(source(conf, conf.home / kind / path, sha256, origin, "kept here; "))
+    if made_from:
+        for file, one in sorted(made_from["files"].items()):
+            links.append(source(conf, conf.raw / file, one["sha256"], one, "its rows are kept here; "))
+        log = made_from["log"]
         said = f"prediction log, {log['rows']:,} labelled rows{' of ' * bool(log['span'])}{' to '.join(log['span'])}"
         links.append(Link("source", said, log))
     whole = hashlib.md5(listing.read_bytes(), usedforsecurity=False).hexdigest() == version
@@ -185,17 +187,17 @@ def sources(name: str) -> list[Link]:
     return [Link("data", f"{short(name)}, {len(found)} files", {"data": name, "files": len(found)}, broken), *links]
 
 
-def source(conf: store.Store, kind: str, path: Path, sha256: str, origin: dict[str, Any]) -> Link:
+def source(conf: store.Store, raw: Path, sha256: str, origin: dict[str, Any], kept: str) -> Link:
     """Return where a file came from, compared with what `ingest` gathered and with what is there now."""
-    raw, known = conf.home / kind / path, store.read_manifest(conf).get(path.name, {})
+    known = store.read_manifest(conf).get(raw.name, {})
     now = store.sha256(raw) if raw.is_file() else None
     state, broken = "as the raw data", ""
     if now is None:
-        state = f"kept here; {raw} is gone"
+        state = f"{kept}{raw} is gone"
     elif now != sha256 and known.get("sha256") == sha256:
         broken = f"{raw} was changed, and not by `ingest`"
     elif now != sha256:
-        state = f"kept here; {raw} was replaced since"
+        state = f"{kept}{raw} was replaced since"
     told = f"{origin['origin']}, gathered {origin['gathered']}" if origin else "not on record where it came from"
-    facts = {"file": str(path), "sha256": sha256, "raw": now, "origin": origin.get("origin")}
-    return Link("source", f"{path}, sha256 {sha256[:12]}, {broken or state}: {told}", facts, broken)
+    facts = {"file": raw.name, "sha256": sha256, "raw": now, "origin": origin.get("origin")}
+    return Link("source", f"{raw.name}, sha256 {sha256[:12]}, {broken or state}: {told}", facts, broken)

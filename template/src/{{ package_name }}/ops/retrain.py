@@ -187,8 +187,7 @@ def carry_on(engine: Any, policy: Policy, attempt: Attempt, now: Situation, held
     started = sum(os.times()[:4])
     try:
         version = attempt["version"] or train(engine, policy, attempt, held)
-        if not waits(attempt):
-            judge(version, policy)
+        judge(version, policy)  # also one that waited: it may have been judged again
         if not signed_off(policy, version, attempt):
             why = f"version {version} passed its gates and waits: `approve {version} --reason WHY`, then this goes on"
             if not waits(attempt):

@@ -20,13 +20,14 @@ class Signals(Collector):
     """The newest report, read again when there is a newer one."""
 
     def __init__(self) -> None:
-        self.file, self.report, self.started = "", {}, time.time()  # type: ignore[var-annotated]
+        self.seen, self.report, self.started = ("", 0.0), {}, time.time()  # type: ignore[var-annotated]
 
     def collect(self) -> Iterator[Any]:
         newest = max((file.name for file in REPORTS.glob("*.json")), default="")
-        if newest != self.file:
+        at = (REPORTS / newest).stat().st_mtime if newest else self.started  # else: since when one is awaited
+        if (newest, at) != self.seen:
             text = (REPORTS / newest).read_text(encoding="utf-8") if newest else "{}"  # all were cleared away
-            self.file, self.report = newest, json.loads(text)
+            self.seen, self.report = (newest, at), json.loads(text)
         value = GaugeMetricFamily("monitoring_signal", "Value of a signal of conf/monitoring.yml.", labels=LABELS)
         fired = GaugeMetricFamily("monitoring_fired", "1: the signal fired in the newest report.", labels=LABELS)
         for one in self.report.get("signals", []):
@@ -35,9 +36,6 @@ class Signals(Collector):
             fired.add_metric(names, one["fired"])
             if one["value"] is not None:
                 value.add_metric(names, one["value"])
-        at = (
-            (REPORTS / newest).stat().st_mtime if newest else self.started
-        )  # before the first: since when one is awaited
         report = GaugeMetricFamily(
             "monitoring_report_timestamp_seconds", "When the newest report was written.", value=at
         )

@@ -68,7 +68,8 @@ class Fast(Servable):
         self.session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
         self.types = {one.name: TYPES[one.type] for one in self.session.get_inputs()}
         self.last = [self.session.get_outputs()[-1].name]
-        self.inputs: Callable[[list[Row]], Any] = lambda rows: features.build(self.contract.table(rows))
+        table = servable.contract.table  # not through self: what holds itself is freed late, or never once it is frozen
+        self.inputs: Callable[[list[Row]], Any] = lambda rows: features.build(table(rows))
 
     def compute(self, rows: list[Row]) -> np.ndarray:
         columns = self.inputs(rows)
