@@ -306,8 +306,9 @@ class PredictionLog:
         inputs, at = row.get("inputs", {}), row.get("at") or now()
         if isinstance(inputs, dict):
             key = self.key_of(inputs)
-            kept = {name: cell for name, cell in inputs.items() if name in self.columns or not self.hides(name)}
-            inputs = to_json(kept, inf_nan_mode="null").decode()
+            if not inputs.keys() <= self.columns.keys():
+                inputs = {name: cell for name, cell in inputs.items() if not self.hides(name)}
+            inputs = to_json(inputs, inf_nan_mode="null").decode()
         else:
             key = None
         arm, number = row.get("arm", "champion"), row.get("row", 0)

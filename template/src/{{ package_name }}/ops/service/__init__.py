@@ -5,7 +5,8 @@ A module that defines, at the start of a line,
   another model, `pin(uri) -> str` returns one that cannot, and `resolve` gets that;
 - `extend(app, service)` is called once before the start: it adds routes and middleware to the FastAPI `app`, and to the
   `Service` endpoints (`add_endpoint`), async context managers that live as long as the app (`lifespans`) and functions
-  called before each prediction (`asked`, which return the servable that is to answer) and after it (`answered`).
+  called as a request is let in (`admitted`, which may turn it away), before each prediction (`asked`, which return the
+  servable that is to answer), after it (`answered`) and when the response is out (`ended`).
 A subclass of `Servable` overrides `predict(rows)`, which gets validated dicts and no table, or `answer(rows)`.
 `endpoint.servable = other` swaps the model in one assignment: a request reads it once. `endpoint.told` is added to /model.
 """

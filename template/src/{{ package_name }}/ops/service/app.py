@@ -58,6 +58,8 @@ class Service:
         self.lifespans: list[Callable[[], contextlib.AbstractAsyncContextManager[None]]] = []
         self.asked: list[Callable[[Request, Endpoint, Servable, list[Row]], Servable]] = []
         self.answered: list[Callable[[Request, list[Row], dict[str, Any]], None]] = []
+        self.admitted: list[Callable[[Scope], None]] = []
+        self.ended: list[Callable[[Scope, int], None]] = []
         prometheus.disable_created_metrics()  # a time stamp beside every count, which nothing here reads
         self.draining = False  # told to stop: still answering, no longer asking for requests
         self.registry = registry = prometheus.CollectorRegistry()
@@ -214,6 +216,8 @@ class Observed:
             else:
                 await self.app(scope, receive if length >= 0 else counted(receive, most), send_marked)
         service.in_flight.dec()
+        for tell in service.ended:
+            tell(scope, status)
         labels = getattr(scope.get("route"), "path", "none"), str(status)  # an unknown path must not become a label
         service.requests.labels(*labels).inc()
         service.latency.labels(*labels).observe(time.perf_counter() - started)

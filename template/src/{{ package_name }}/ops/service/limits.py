@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import math
 import time
+from collections.abc import Callable
 from typing import Any
 
 import prometheus_client as prometheus
@@ -43,8 +44,8 @@ class Turned(Exception):
 class Guard:
     """Around the app, within the counts and request ids of `Observed`."""
 
-    def __init__(self, app: ASGIApp, limits: Limits, refusals: Any) -> None:
-        self.app, self.limits, self.refusals = app, limits, refusals
+    def __init__(self, app: ASGIApp, limits: Limits, refusals: Any, admitted: list[Callable[[Scope], None]]) -> None:
+        self.app, self.limits, self.refusals, self.admitted = app, limits, refusals, admitted
         self.keys = keys.read()
         self.read_at, self.asked = time.monotonic(), limits.require_key or bool(self.keys)
         self.free_at: dict[str, float] = {}  # when the requests a caller made so far are worked off at the allowed rate
@@ -63,6 +64,8 @@ class Guard:
         self.running += 1
         try:
             self.admit(scope)
+            for check in self.admitted:
+                check(scope)
             async with asyncio.timeout(self.limits.deadline_s) as deadline:
                 await self.app(scope, receive, send_seen)
         except Turned as turned:
@@ -122,7 +125,7 @@ def extend(app: FastAPI, service: Service) -> None:
     refusals = prometheus.Counter(
         "http_requests_turned_away", "By keys and limits.", ["status"], registry=service.registry
     )
-    app.add_middleware(Guard, limits=read("limits", Limits), refusals=refusals)
+    app.add_middleware(Guard, limits=read("limits", Limits), refusals=refusals, admitted=service.admitted)
     inner = app.openapi
 
     def openapi() -> dict[str, Any]:

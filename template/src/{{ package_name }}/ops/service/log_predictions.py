@@ -5,7 +5,6 @@ What another module of this folder puts into a request's scope is used: `arm` (e
 predicts in the shadow calls the functions in `service.answered` with a request of its own whose `arm` is `shadow`.
 """
 
-import asyncio
 import contextlib
 import logging
 import math
@@ -25,16 +24,15 @@ from typing import Any
 import prometheus_client as prometheus
 import sqlalchemy as sql
 from fastapi import FastAPI, Request
-from starlette.middleware import Middleware
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import Scope
 
 from .. import ProjectError, store
 from ..prediction_log import WRITERS, Away, PredictionLog, naive, now, open_log
 from ..prediction_log import Row as TableRow
 from ..releasing import TRIAL
-from .app import Service, explain
+from .app import Service
 from .contract import Row
-from .limits import Guard
+from .limits import Turned
 
 PLACE = Path("data/writers")  # local, also when the log is not: here stands what this process took over
 RETRY_S = 5.0  # at most, between two tries to reach a store that is away
@@ -146,8 +144,8 @@ class Writer(threading.Thread):
                 pass  # it made the tables
             self.tell_losses()
             self.begun = True
-        while self.flush():
-            pass
+        while self.flush() and (self.stopping or self.waiting >= self.conf.flush_rows):
+            pass  # fewer rows wait for more: under load there are always some, and a transaction costs most of it
         if time.monotonic() >= self.prune_at:
             self.prune_at = time.monotonic() + (0 if self.log.prune() else PRUNE_S)
 
@@ -240,45 +238,39 @@ class Writer(threading.Thread):
         self.tally.close(settled=not self.waiting)
 
 
-class Watched:
-    """Around the routes that predict, within keys and limits: what failed, who is out of range, whether to refuse."""
+class Watch:
+    """Who is out of range, what failed, and whether to refuse: asked as each request that predicts is let in and ends."""
 
-    def __init__(self, app: ASGIApp, service: Service, writer: Writer, bursts: Any) -> None:
-        self.app, self.writer, self.bursts, self.conf = app, writer, bursts, writer.conf.out_of_range
+    def __init__(self, service: Service, writer: Writer, bursts: Any) -> None:
+        self.writer, self.bursts, self.conf = writer, bursts, writer.conf.out_of_range
         self.paths = {f"{one.prefix}/predict" for one in service.endpoints}
         self.seen: dict[str, list[float]] = {}  # by caller: when its window began, wrong requests since, all since
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] not in self.paths:
-            return await self.app(scope, receive, send)
-        scope["asked_at"] = time.perf_counter()
+    def admit(self, scope: Scope) -> None:
+        """Note when it came; raises Turned when it must not be answered."""
+        if scope["path"] not in self.paths:
+            return
+        now_s = time.perf_counter()
         if self.writer.conf.when_full == "refuse" and self.writer.full:
             error = "predictions cannot be logged at the moment, so none are made: try again"
-            return await explain(scope, 503, error, headers={"retry-after": "1"})(scope, receive, send)
+            raise Turned(503, error, {"retry-after": "1"})
         mine = self.window(scope["caller"])
         if mine[1] > self.conf.requests and mine[1] > self.conf.share * mine[2]:
             self.bursts.inc()
-            wait_s = math.ceil(mine[0] + self.conf.window_s - scope["asked_at"])
+            wait_s = math.ceil(mine[0] + self.conf.window_s - now_s)
             error = f"{mine[1]:,.0f} of {mine[2]:,.0f} requests of {scope['caller']} were out of range: wait {wait_s} s"
-            return await explain(scope, 429, error, headers={"retry-after": str(wait_s)})(scope, receive, send)
-        status = 500
+            raise Turned(429, error, {"retry-after": str(wait_s)})
+        scope["asked_at"], scope["window"] = now_s, mine
 
-        async def send_seen(message: Message) -> None:
-            nonlocal status
-            status = message.get("status", status)
-            await send(message)
-
-        try:
-            await self.app(scope, receive, send_seen)
-        except asyncio.CancelledError:  # past the deadline
-            status = 503
-            raise
-        finally:
-            mine[1] += status == 422
-            mine[2] += 1
-            if status >= 500:
-                facts = {"endpoint": scope["path"], "version": scope["model_version"], "status": status}
-                self.writer.failed.append(facts | {"at": now(), "arm": scope.get("arm", "champion")})
+    def ended(self, scope: Scope, status: int) -> None:
+        mine = scope.get("window")
+        if mine is None:  # it was not let in
+            return
+        mine[1] += status == 422
+        mine[2] += 1
+        if status >= 500:
+            facts = {"endpoint": scope["path"], "version": scope["model_version"], "status": status}
+            self.writer.failed.append(facts | {"at": now(), "arm": scope.get("arm", "champion")})
 
     def window(self, caller: str) -> list[float]:
         since = time.perf_counter() - self.conf.window_s
@@ -300,8 +292,9 @@ def extend(app: FastAPI, service: Service) -> None:
         "http_requests_out_of_range", "Turned away after a burst of wrong ones.", registry=service.registry
     )
     writer = Writer(log, service)
-    place = next(i for i, one in enumerate(app.user_middleware) if one.cls is Guard)  # which knows the caller
-    app.user_middleware.insert(place + 1, Middleware(Watched, service=service, writer=writer, bursts=bursts))
+    watch = Watch(service, writer, bursts)
+    service.admitted.append(watch.admit)
+    service.ended.append(watch.ended)
 
     @contextlib.asynccontextmanager
     async def writing() -> AsyncIterator[None]:
