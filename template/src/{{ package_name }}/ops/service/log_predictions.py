@@ -241,9 +241,9 @@ class Writer(threading.Thread):
 class Watch:
     """Who is out of range, what failed, and whether to refuse: asked as each request that predicts is let in and ends."""
 
-    def __init__(self, service: Service, writer: Writer, bursts: Any) -> None:
+    def __init__(self, writer: Writer, bursts: Any) -> None:
         self.writer, self.bursts, self.conf = writer, bursts, writer.conf.out_of_range
-        self.paths = {f"{one.prefix}/predict" for one in service.endpoints}
+        self.paths = set[str]()  # of the routes that predict, once all modules have added theirs
         self.seen: dict[str, list[float]] = {}  # by caller: when its window began, wrong requests since, all since
 
     def admit(self, scope: Scope) -> None:
@@ -292,7 +292,7 @@ def extend(app: FastAPI, service: Service) -> None:
         "http_requests_out_of_range", "Turned away after a burst of wrong ones.", registry=service.registry
     )
     writer = Writer(log, service)
-    watch = Watch(service, writer, bursts)
+    watch = Watch(writer, bursts)
     service.admitted.append(watch.admit)
     service.ended.append(watch.ended)
 
@@ -300,6 +300,7 @@ def extend(app: FastAPI, service: Service) -> None:
     async def writing() -> AsyncIterator[None]:
         for endpoint in service.endpoints:
             endpoint.told["log"] = writer.told
+            watch.paths.add(f"{endpoint.prefix}/predict")
         writer.start()
         yield
         writer.stop()
