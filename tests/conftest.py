@@ -217,6 +217,21 @@ def user_owned(folder: Path) -> set[str]:
     return set(patterns.match_files(files_in(folder)))
 
 
+def faults(level: int) -> list[dict[str, Any]]:
+    """Return what the suite of LEVEL must notice, as levels/N-*/faults.yml has it."""
+    return [fault for file in ROOT.glob(f"levels/{level}-*/faults.yml") for fault in yaml.safe_load(reads(file))]
+
+
+def planted(folder: Path, fault: dict[str, Any]) -> tuple[Path, str]:
+    """Return the file of the project in FOLDER that FAULT is planted in, and its text with the fault."""
+    (file,) = folder.glob(fault["file"])
+    text = reads(file)
+    for right, wrong in {fault["replace"]: fault["with"], **fault.get("also", {})}.items():
+        assert text.count(right) == 1, f"{fault['file']} has {right!r} {text.count(right)} times: mend faults.yml"
+        text = text.replace(right, wrong)
+    return file, text
+
+
 def answers_of(folder: Path) -> dict[str, Any]:
     """Return the answers that a rendered project remembers."""
     return yaml.safe_load(reads(folder / ".copier-answers.yml"))

@@ -10,17 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
-from conftest import LEVELS, PROBLEMS, ROOT, Render, commit, once, package_of, reads, render
+from conftest import LEVELS, PROBLEMS, ROOT, Render, commit, faults, once, package_of, planted, render
 
 pytestmark = pytest.mark.slow
 
-FAULTS = [
-    pytest.param(level, fault, id=f"{level}: {fault['name']}")
-    for level in LEVELS
-    for file in ROOT.glob(f"levels/{level}-*/faults.yml")
-    for fault in yaml.safe_load(reads(file))
-]
+FAULTS = [pytest.param(level, fault, id=f"{level}: {fault['name']}") for level in LEVELS for fault in faults(level)]
 A_TRAINED = "tests/ops/test_datasets.py::test_training_leaves_the_raw_data_as_it_is"  # a quick one
 
 
@@ -152,11 +146,7 @@ def test_a_fault_makes_its_suite_fail(
     reusable = fault["file"].startswith("src/")  # settings are part of what `trained` is made of
     variables = trained(level, problem) if reusable else {}
     folder = shutil.copytree(source, tmp_path / "faulty", ignore=shutil.ignore_patterns(".venv", "__pycache__"))
-    (file,) = folder.glob(fault["file"])
-    text = reads(file)
-    for right, wrong in {fault["replace"]: fault["with"], **fault.get("also", {})}.items():
-        assert text.count(right) == 1, f"{fault['file']} has {right!r} {text.count(right)} times: mend faults.yml"
-        text = text.replace(right, wrong)
+    file, text = planted(folder, fault)
     file.write_text(text, encoding="utf-8")
     variables |= {"PYTHONPATH": f"{folder / 'src'}{os.pathsep}{ROOT / 'tests'}"}
     code, said = warm(source)(folder, ["-q", "-x", *fault["tests"]], variables)

@@ -16,8 +16,10 @@ from conftest import (
     PROBLEMS,
     ROOT,
     Render,
+    faults,
     files_in,
     package_of,
+    planted,
     reads,
     settings,
     tracked,
@@ -227,3 +229,13 @@ def test_no_level_has_more_files_than_a_person_inherits(rendered: Render) -> Non
     for level, most in zip(LEVELS, (20, 66, 105, 190, 244), strict=False):
         inherited = [name for name in files_in(rendered(level)) if not name.startswith("data/sample/")]
         assert len(inherited) <= most, f"level {level} has {len(inherited)} files"
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_each_fault_can_be_planted_and_its_tests_are_there(level: int, rendered: Render) -> None:
+    """In seconds; tests/test_generated.py plants each and runs the tests."""
+    for fault in faults(level):
+        folder = rendered(level, fault.get("problem", "classification"))
+        planted(folder, fault)
+        for file, _, test in (name.partition("::") for name in fault["tests"]):
+            assert not test or f"def {test.partition('[')[0]}(" in reads(folder / file), f"{fault['name']}: no {test}"
