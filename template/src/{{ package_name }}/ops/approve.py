@@ -10,6 +10,8 @@ from typing import Any
 
 from . import Refused, UsageError, environments, tracking
 
+BY_POLICY = "conf/retraining.yml, sign_off"  # how the reason begins where level 4's policy signed, and no person
+
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("version", help="number of the version; `runs` lists them")

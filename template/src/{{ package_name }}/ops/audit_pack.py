@@ -24,7 +24,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from . import ProjectError, Refused, UsageError, catalog, lineage, pipeline, policy, store, tracking
+from . import ProjectError, Refused, UsageError, approve, catalog, lineage, pipeline, policy, store, tracking
 from .pipeline import say
 
 CHECKPOINT = "release"
@@ -93,7 +93,7 @@ def fill(folder: Path, chosen: Any, client: Any, version: str, database: Path | 
         lacking = [] if facts.get("approved_by") else [f"nobody approved it: `approve {version} --reason ...`"]
         if facts.get("approved_by") == made_by.data.tags["by"]:
             lacking.append(f"{facts['approved_by']} trained it and approved it")
-        if facts.get("approved_reason", "").startswith("conf/retraining.yml, sign_off "):  # as `retrain` signs
+        if facts.get("approved_reason", "").startswith(approve.BY_POLICY):
             facts["approved_as"] = "a policy, no person looked at it"
         released = [one for one in lineage.releases(client) if one["version"] == version]
         return text_of({"approval": facts, "releases": released}), lacking

@@ -158,8 +158,8 @@ def sources(name: str) -> list[Link]:
     """Return the data version, each file of it and, of a data set that was made here, what it was made of."""
     kind, _, version = name.partition("@")
     conf, found = store.read(), datasets.ensure(version)
+    manifest, made_of = store.read_manifest(conf), Path(datasets.MADE_OF)
     listing = next(iter(found.values())).parents[1] / version[:2] / f"{version[2:]}.dir"
-    made_of = Path(datasets.MADE_OF) in found
     links, made_from = list[Link](), dict[str, Any]()
     for path, content in sorted(found.items()):
         bytes_of = content.read_bytes()
@@ -168,17 +168,19 @@ def sources(name: str) -> list[Link]:
         if not whole:
             broken = "its kept bytes are not those of the data version"
             links.append(Link("source", f"{path}, sha256 {sha256[:12]}, {broken}", {"file": str(path)}, broken))
-        elif made_of and path.name == datasets.MADE_OF:
+        elif path == made_of:
             made_from = json.loads(bytes_of)
-        elif made_of:
+        elif made_of in found:
             links.append(Link("source", f"{path}, sha256 {sha256[:12]}, made of what follows", {"file": str(path)}))
         else:
-            known = store.read_manifest(conf).get(path.name, {})
+            known = manifest.get(path.name, {})
             origin = known if sha256 in (known.get("sha256"), known.get("replaces")) else {}
-            links.append(source(conf, conf.home / kind / path, sha256, origin, "kept here; "))
+            links.append(source(conf.home / kind / path, known, sha256, origin, "kept here; "))
     if made_from:
         for file, one in sorted(made_from["files"].items()):
-            links.append(source(conf, conf.raw / file, one["sha256"], one, "its rows are kept here; "))
+            links.append(
+                source(conf.raw / file, manifest.get(file, {}), one["sha256"], one, "its rows are kept here; ")
+            )
         log = made_from["log"]
         said = f"prediction log, {log['rows']:,} labelled rows{' of ' * bool(log['span'])}{' to '.join(log['span'])}"
         links.append(Link("source", said, log))
@@ -187,9 +189,8 @@ def sources(name: str) -> list[Link]:
     return [Link("data", f"{short(name)}, {len(found)} files", {"data": name, "files": len(found)}, broken), *links]
 
 
-def source(conf: store.Store, raw: Path, sha256: str, origin: dict[str, Any], kept: str) -> Link:
-    """Return where a file came from, compared with what `ingest` gathered and with what is there now."""
-    known = store.read_manifest(conf).get(raw.name, {})
+def source(raw: Path, known: dict[str, Any], sha256: str, origin: dict[str, Any], kept: str) -> Link:
+    """Return where a file came from, compared with what `ingest` gathered (KNOWN) and with what is there now."""
     now = store.sha256(raw) if raw.is_file() else None
     state, broken = "as the raw data", ""
     if now is None:

@@ -268,7 +268,7 @@ def signed_off(policy: Policy, version: str, attempt: Attempt) -> bool:
     if policy.sign_off == "required" or risks:
         attempt["result"] = f"{attempt['result'] or ''}; {'; '.join(risks) or 'conf/retraining.yml asks for a person'}"
         return False
-    approve.approve(env, version, f"conf/retraining.yml, sign_off {policy.sign_off}: {attempt['why']}", policy.approver)
+    approve.approve(env, version, f"{approve.BY_POLICY} {policy.sign_off}: {attempt['why']}", policy.approver)
     return True
 
 
@@ -348,10 +348,9 @@ def make(conf: store.Store) -> None:
     engine = triggers.database()
     unfinished = [one["until"] for one in triggers.past(engine) if one["outcome"] is None]
     until = triggers.moment(unfinished[-1]) if unfinished else datetime.now(UTC).replace(tzinfo=None)
-    rows = gathered(conf)
-    logged, found = labelled(until), rows is not None
-    if rows is not None:
-        rows = rows[[name for name in data.SCHEMA if name in rows]]
+    raw, logged = gathered(conf), labelled(until)
+    if raw is not None:
+        rows = raw[[name for name in data.SCHEMA if name in raw]]
         logged = logged[~logged[data.KEY].isin(rows[data.KEY])]  # what was gathered is checked and complete
         kinds = {name: kind for name, kind in rows.dtypes.items() if name in logged}
         rows = pd.concat([rows, logged.astype(kinds)], ignore_index=True) if len(logged) else rows
@@ -373,9 +372,10 @@ def make(conf: store.Store) -> None:
     for file in set(folder.rglob("*.parquet")) - written:
         file.unlink()
     facts = ("origin", "gathered", "sha256")
-    files = {name: {fact: one[fact] for fact in facts} for name, one in store.read_manifest(conf).items()}
+    known = {} if raw is None else store.read_manifest(conf)
+    files = {name: {fact: one[fact] for fact in facts} for name, one in known.items()}
     span = [str(moment) for moment in logged[data.TIME].agg(["min", "max"])] if len(logged) else []
-    made_of = {"files": files if found else {}, "log": {"rows": len(logged), "span": span}}
+    made_of = {"files": files, "log": {"rows": len(logged), "span": span}}
     store.replaced(folder / datasets.MADE_OF, json.dumps(made_of, indent=1, sort_keys=True).encode())
     pipeline.say(f"{len(rows):,} rows, {len(logged):,} of them from the prediction log, {aside.sum():,} kept aside")
 

@@ -168,7 +168,7 @@ def confirmed(policy: Policy, now: Situation, name: str) -> Iterator[Trigger]:
     NAME is that of a signal or of a kind, which then stands for all signals of that kind that have no rule of their own.
     """
     rule = policy.signals[name]
-    recent = apart([one for one in now.reports if str(one.get("version")) == now.version])[-rule.of :]
+    recent = apart(now.reports, now.version)[-rule.of :]
     for signal in recent[-1]["signals"] if recent else []:
         times = sum(any(same(one, signal) and one["fired"] for one in report["signals"]) for report in recent)
         mine = name == (signal["name"] if signal["name"] in policy.signals else signal["kind"])
@@ -178,10 +178,10 @@ def confirmed(policy: Policy, now: Situation, name: str) -> Iterator[Trigger]:
             yield Trigger(f"{signal['kind']}: {signal['name']}{place}", why, signal["owner"], signal["runbook"])
 
 
-def apart(reports: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the newest of REPORTS and each before it that saw other rows: its window ends clearly earlier."""
+def apart(reports: list[dict[str, Any]], version: str | None) -> list[dict[str, Any]]:
+    """Return the newest of REPORTS on VERSION and each before it that saw other rows: its window ends clearly earlier."""
     kept: list[tuple[datetime, dict[str, Any]]] = []
-    for one in reversed(reports):
+    for one in reversed([one for one in reports if str(one.get("version")) == version]):
         since, until = (moment(one["window"][name]) for name in ("since", "until"))
         if not kept or kept[0][0] - until >= APART * (until - since):
             kept.insert(0, (until, one))
@@ -233,8 +233,7 @@ def read_reports(policy: Policy, version: str, trained: datetime) -> list[dict[s
         try:
             report = json.loads(file.read_text(encoding="utf-8"))
             report["signals"]
-            if str(report.get("version")) == version:
-                found = apart([report, *found])
+            found = apart([report, *found], version)
         except (ValueError, KeyError, TypeError, AttributeError):
             raise ProjectError(f"{file} is no monitoring report: delete it and run `monitor` again") from None
     return found
@@ -277,8 +276,8 @@ def alone(engine: sql.Engine) -> Iterator[Held]:
             )
 
     # a session of its own, which ends when it is closed; a transaction open for hours would keep dead rows
-    apart = sql.create_engine(engine.url, poolclass=sql.NullPool, isolation_level="AUTOCOMMIT")
-    with apart.connect() as connection:
+    own = sql.create_engine(engine.url, poolclass=sql.NullPool, isolation_level="AUTOCOMMIT")
+    with own.connect() as connection:
         # a machine that is gone must not keep the lock for the two hours that systems wait by default
         for name, seconds in (("idle", 30), ("interval", 10), ("count", 3)):
             connection.execute(sql.text(f"SET tcp_keepalives_{name} = {seconds}"))
