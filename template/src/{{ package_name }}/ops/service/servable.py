@@ -96,19 +96,22 @@ class Servable:
 
     async def _settle(self, batch: list[Waiting]) -> None:
         together = [row for rows, _ in batch for row in rows]
-        predicted: np.ndarray | BaseException
-        [predicted] = await asyncio.gather(self.computed(together), return_exceptions=True)
-        if not isinstance(predicted, BaseException):
-            values = iter(predicted.tolist())
-            for rows, answer in batch:
-                part = [next(values) for _ in rows]
-                if not answer.done():  # whoever asked may have given up
-                    answer.set_result(part)
-        elif len(batch) > 1:  # the rows of one request must not fail the others
-            for one in batch:
-                await self._settle([one])
-        elif not batch[0][1].done():
-            batch[0][1].set_exception(predicted)
+        try:
+            predicted = await self.computed(together)
+            if len(predicted) != len(together):
+                raise ValueError(f"version {self.version} gives {len(predicted)} predictions for {len(together)} rows")
+        except Exception as error:  # noqa: BLE001 - whoever asked is told
+            if len(batch) > 1:  # the rows of one request must not fail the others
+                for one in batch:
+                    await self._settle([one])
+            elif not batch[0][1].done():
+                batch[0][1].set_exception(error)
+            return
+        values = iter(predicted.tolist())
+        for rows, answer in batch:
+            part = [next(values) for _ in rows]
+            if not answer.done():  # whoever asked may have given up
+                answer.set_result(part)
 
 
 def resolve(uri: str) -> Servable:
