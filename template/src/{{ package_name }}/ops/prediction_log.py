@@ -341,7 +341,7 @@ class PredictionLog:
         until: datetime | None = None,
         arm: str | None = None,
         labelled: bool | None = None,
-        chunk_rows: int = 100_000,
+        chunk_rows: int = 10_000,  # as fast as more, and half of the memory
         endpoint: str | None = "/predict",
     ) -> Iterator["pl.DataFrame"]:
         """Yield the predictions from SINCE to before UNTIL, oldest first, with their labels, CHUNK_ROWS at a time.
