@@ -1,13 +1,14 @@
-"""Measure drift: 20 columns over 10M rows with `drift`, against evidently in an environment of its own; and growth 1M to 10M.
+"""Measure drift: 20 columns over 10M rows with `drift`, against evidently in an environment of its own; and growth 1M to 100M.
 
     nox -s bench -- drift
-    uv run bench/drift.py --rows 1000000
+    uv run bench/drift.py --rows 1000000 --most 0
 
 16 columns of numbers, 4 of categories, a reference of 100,000 rows. Memory is the process's peak. What evidently is asked for is the
 same: one test a column, here its own default for so many rows. Its time is that of the comparison, without import and reading.
 """
 
 import argparse
+import json
 import os
 import subprocess
 import sys
@@ -27,7 +28,8 @@ import pyarrow as pa
 from pyarrow import parquet as pq
 
 rng = np.random.default_rng(0)
-for file, n_rows, moved in (("before", 100_000, 0), ("few", int(sys.argv[1]) // 10, 0.3), ("many", int(sys.argv[1]), 0.3)):
+for file, n_rows in zip(sys.argv[1::2], map(int, sys.argv[2::2])):
+    moved = 0 if file == "before" else 0.3
     writer = None
     for start in range(0, n_rows, 1_000_000):
         n = min(1_000_000, n_rows - start)
@@ -81,6 +83,12 @@ def main() -> int:
     parser.add_argument(
         "--theirs", type=int, help="rows evidently is given (default: as many); its time is scaled up to as many"
     )
+    parser.add_argument(
+        "--most",
+        type=int,
+        default=100_000_000,
+        help="rows to look at growth with, 13 GB of disk; 0: none (default: 100,000,000)",
+    )
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place) / "bench"
@@ -93,12 +101,15 @@ def main() -> int:
         run(folder, ["uv", "pip", "install", "--quiet", "--python", "theirs", *EVIDENTLY])
         ours, theirs = str(folder / ".venv/bin/python"), str(folder / "theirs/bin/python")
         given = min(options.theirs or options.rows, options.rows)
-        run(folder, [ours, "-c", MAKE, str(options.rows)])
+        run(folder, [ours, "-c", MAKE, "before", "100000", "few", str(options.rows // 10), "many", str(options.rows)])
         few_s, few_mb, _ = eval_json(run(folder, [ours, "-c", OURS, "few"]))
         many_s, many_mb, drifted = eval_json(run(folder, [ours, "-c", OURS, "many"]))
         assert drifted == ["x3"], drifted
         run(folder, [ours, "-c", SHORTEN, str(given)])
         their_s, their_mb, _ = eval_json(run(folder, [theirs, "-c", THEIRS, "theirs"]))
+        if options.most:
+            run(folder, [ours, "-c", MAKE, "most", str(options.most)])
+            most_s, most_mb, _ = eval_json(run(folder, [ours, "-c", OURS, "most"]))
     scaled = their_s * options.rows / given
     how = "" if given == options.rows else f", scaled from {given:,} rows"
     print(
@@ -110,12 +121,13 @@ def main() -> int:
     print(
         f"drift, {options.rows:,} rows / a tenth: time {many_s / few_s:.1f} (aim 12), memory {many_mb / few_mb:.2f} (aim 1.2); {few_s:.1f} s, {few_mb:.0f} MB"
     )
+    if options.most:
+        grown = f"time {most_s / many_s:.1f} (aim {1.2 * options.most / options.rows:.0f}), memory {most_mb / many_mb:.2f} (aim 1.2)"
+        print(f"drift, {options.most:,} rows / {options.rows:,}: {grown}; {most_s:.1f} s, {most_mb:.0f} MB")
     return 0
 
 
 def eval_json(text: str) -> list:
-    import json
-
     return json.loads(text.strip().splitlines()[-1])
 
 
