@@ -18,7 +18,7 @@ import polars as pl
 import sqlalchemy as sql
 
 from .. import data, model
-from . import ProjectError, charts, settings, store, tracking, uptime
+from . import ProjectError, UsageError, charts, settings, store, tracking, uptime
 from .gates import in_use
 from .monitor import REPORTS, moment
 from .pipeline import write_json
@@ -38,6 +38,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
+    if not 0 < options.days < 36_525:
+        raise UsageError(f"--days is {options.days:g}, must be above 0 and less than a century")
     told = gather(moment(options.until) or datetime.now(UTC).replace(tzinfo=None), options.days)
     told["models"] += [line for folder in options.others for line in read_other(Path(folder))]
     PAGE.parent.mkdir(parents=True, exist_ok=True)

@@ -28,6 +28,7 @@ from .. import data, model
 from . import ProjectError, UsageError, experiment, gates, prediction_log, settings, store, tracking
 from .handoff import as_records
 from .pipeline import say
+from .triggers import moment
 
 REPORT = Path("reports/simulation/summary.json")
 FEWEST = 100  # rows of a month; with fewer a metric says nothing
@@ -48,12 +49,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--rows", type=Path, default=Path("data/sample"), help="folder that data.read reads (%(default)s)"
     )
-    parser.add_argument(
-        "--from", dest="since", type=datetime.fromisoformat, metavar="TIME", help="first row (default: the oldest)"
-    )
+    parser.add_argument("--from", dest="since", type=moment, metavar="TIME", help="first row (default: the oldest)")
     parser.add_argument(
         "--until",
-        type=datetime.fromisoformat,
+        type=moment,
         metavar="TIME",
         help="moment after the last row (default: to the newest)",
     )
@@ -85,6 +84,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
+    if options.every <= 0 or options.label_days < 0:
+        raise UsageError("--every must be above 0 days, --label-days 0 or more: time goes on")
     shifts, outages = [shift(text) for text in options.drift], [span(text) for text in options.outage]
     rows = read(options, shifts, outages)
     told = Replay(options, rows).run()
@@ -101,14 +102,14 @@ def shift(text: str) -> Shift:
         amount, _, when = rest.partition("@")
         if column != "labels" and data.SCHEMA[column]["type"] != "number":
             raise ValueError
-        return Shift(column, float(amount), datetime.fromisoformat(when))
+        return Shift(column, float(amount), moment(when))
     except (KeyError, ValueError):
         raise UsageError(f"--drift {text}: must be like temperature=15@2013-05-01, or labels=0.3@2013-05-01") from None
 
 
 def span(text: str) -> tuple[datetime, datetime]:
     try:
-        first, last = map(datetime.fromisoformat, text.split("/"))
+        first, last = map(moment, text.split("/"))
     except ValueError:
         raise UsageError(f"--outage {text}: must be like 2013-05-03/2013-05-06") from None
     return first, last
