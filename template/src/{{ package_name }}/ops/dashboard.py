@@ -72,7 +72,7 @@ def gather(until: datetime, days: float) -> dict[str, Any]:
     deployed = in_use()
     version = deployed or tracking.aliases(client, chosen.model).get("champion")
     daily = by_day(prediction_log.open_log(), since, until)
-    reports = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(REPORTS.glob("*.json"))[-N_REPORTS:]]
+    reports = [read_report(file) for file in sorted(REPORTS.glob("*.json"))[-N_REPORTS:]]
     reports = [one for one in reports if str(since) < one["window"]["until"] <= str(until)]
     runs = tracking.describe(client, chosen, tracking.search(client))
     registered = {str(one.version): one.tags for one in client.search_model_versions(f"name = '{chosen.model}'")}
@@ -116,6 +116,14 @@ def gather(until: datetime, days: float) -> dict[str, Any]:
         "spent_seconds": spent,
         "cpu_hour_price": conf.cpu_hour_price,
     }
+
+
+def read_report(file: Path) -> dict[str, Any]:
+    try:
+        report: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError:
+        raise ProjectError(f"{file} is no monitoring report: delete it and run `monitor` again") from None
+    return report
 
 
 class Day:
