@@ -62,6 +62,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--every", type=float, default=7, metavar="DAYS", help="between turns of the loop (default: %(default)s)"
     )
     parser.add_argument(
+        "--speed", type=float, metavar="DAYS", help="replayed in a second (default: as fast as the service answers)"
+    )
+    parser.add_argument(
         "--loop", action="store_true", help="monitor, experiment step, retrain --if-triggered at each turn"
     )
     parser.add_argument(
@@ -84,8 +87,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    if options.every <= 0 or options.label_days < 0:
-        raise UsageError("--every must be above 0 days, --label-days 0 or more: time goes on")
+    if options.every <= 0 or options.label_days < 0 or (options.speed is not None and options.speed <= 0):
+        raise UsageError("--every and --speed must be above 0 days, --label-days 0 or more: time goes on")
     shifts, outages = [shift(text) for text in options.drift], [span(text) for text in options.outage]
     rows = read(options, shifts, outages)
     told = Replay(options, rows).run()
@@ -166,8 +169,11 @@ class Replay:
             while start <= rows[data.TIME].iloc[-1]:
                 end = start + every
                 self.begun.append((start, datetime.now(UTC)))
+                began = time.monotonic()
                 for number in rows.index[(rows[data.TIME] >= start) & (rows[data.TIME] < end)]:
+                    self.keep_pace(rows[data.TIME].iloc[number] - start, began)
                     self.ask(client, number, records[number])
+                self.keep_pace(min(end, rows[data.TIME].iloc[-1]) - start, began)
                 due = int((rows[data.TIME] < end - late).sum())
                 self.label(client, labelled, due)
                 labelled, start = due, end
@@ -175,6 +181,11 @@ class Replay:
                     self.turn(end)
             self.label(client, labelled, len(rows))
         return self.tell(str(told["version"]))
+
+    def keep_pace(self, passed: timedelta, began: float) -> None:
+        """Wait until it is so long since BEGAN as it takes for PASSED to go by at the speed that was asked for."""
+        if self.options.speed:
+            time.sleep(max(0.0, passed / timedelta(days=1) / self.options.speed - (time.monotonic() - began)))
 
     def ask(self, client: Any, number: int, record: dict[str, Any]) -> None:
         if self.draw.random() < self.options.bad:
