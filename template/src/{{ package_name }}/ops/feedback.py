@@ -107,7 +107,10 @@ def read(file: Path, log: PredictionLog) -> Iterator[dict[str, Any]]:
         rows["at"] = pd.to_datetime(table["at"], utc=True, format="ISO8601") if "at" in table else pd.NaT
         if by_request:
             rows["request_id"] = table["request_id"].astype("str")
-            rows["row"] = table.get("row", pd.Series(0, table.index)).fillna(0).astype("int64")
+            numbers = table.get("row", pd.Series(0, table.index)).fillna(0)
+            rows["row"] = numbers.astype("int64")
+            if (rows["row"] != numbers).any():
+                raise ValueError("it is none of 0, 1, 2 ...")
     except (ValueError, TypeError) as error:
         raise ProjectError(f"{file}: `at` must be a time as in 2013-07-01T06:00, `row` a number: {error}") from None
     if not by_request:
@@ -116,8 +119,9 @@ def read(file: Path, log: PredictionLog) -> Iterator[dict[str, Any]]:
     for one in rows.to_dict(orient="records"):
         at = None if pd.isna(one["at"]) else one["at"].to_pydatetime()
         place = {"request_id": one["request_id"], "row": one["row"]} if "row" in one else {"key": log.key_of(one)}
-        if "row" not in one and place["key"] is None:
-            raise ProjectError(f"{file}: a label has no {', '.join(keys)}: drop it, or give it one")
+        if pd.isna(next(iter(place.values()))):
+            what = "request_id" if by_request else ", ".join(keys)
+            raise ProjectError(f"{file}: a label has no {what}: drop it, or give it one")
         yield place | {"label": one["label"], "at": at}
 
 
