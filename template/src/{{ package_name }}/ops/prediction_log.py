@@ -183,7 +183,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     log = open_log()
     if options.forget or options.prune:
-        n_rows = log.forget(options.forget, options.by) if options.forget else sum(iter(log.prune, 0))
+        n_rows = log.forget(options.forget, options.by) if options.forget else 0
+        n_rows += sum(iter(log.prune, 0)) if options.prune else 0
         return print(json.dumps({"deleted": n_rows}) if options.json else f"deleted {n_rows:,} predictions")
     told = log.status()
     if options.json:
