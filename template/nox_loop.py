@@ -17,7 +17,10 @@ REFUSED = 3  # exit code: a signal fired, an experiment was stopped; what comes 
 def loop(session: nox.Session) -> None:
     """Measure, move the experiment on, and train anew if the policy says so, or now where REASON says why."""
     turn(session, "monitor")
-    if '"ended": null' in call("experiment", "status", "--json", stdout=subprocess.PIPE).stdout:
+    status = call("experiment", "status", "--json", stdout=subprocess.PIPE)
+    if status.returncode:
+        session.error(f"experiment status ended with exit code {status.returncode}")
+    if '"ended": null' in status.stdout:
         turn(session, "notify", "experiment", "step")  # of one that is stopped, its owner hears
     reason = os.environ.get("REASON", "").strip()
     sys.exit(call("notify", "retrain", *(["--reason", reason] if reason else ["--if-triggered"])).returncode)

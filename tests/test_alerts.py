@@ -6,17 +6,18 @@ They need Debian's prometheus and prometheus-alertmanager, which `.ci/run` insta
 import contextlib
 import http.server
 import json
+import os
 import shutil
-import socket
 import subprocess
 import threading
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Render, reads
+from conftest import Render, free_port, package_of, reads
 
 LEVEL = 4  # at which the rules appear
 TOOLS = {"promtool": "prometheus", "prometheus": "prometheus", "amtool": "prometheus-alertmanager"}
@@ -87,12 +88,6 @@ def test_who_is_told_depends_on_what_it_should_lead_to(action: str, receivers: s
     assert (code, said.splitlines()[0]) == (0, receivers)
 
 
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
-
-
 @contextlib.contextmanager
 def listening(answer: Callable[[http.server.BaseHTTPRequestHandler], bytes]) -> Iterator[int]:
     """Serve what ANSWER makes of each request, in a thread; give the port."""
@@ -117,9 +112,9 @@ def listening(answer: Callable[[http.server.BaseHTTPRequestHandler], bytes]) -> 
 
 
 @contextlib.contextmanager
-def running(folder: Path, *words: str) -> Iterator[None]:
-    with (folder / f"{words[0]}.log").open("w") as log:
-        process = subprocess.Popen(words, cwd=folder, stdout=log, stderr=log)
+def running(folder: Path, *words: str, name: str = "", **variables: str) -> Iterator[None]:
+    with (folder / f"{name or words[0]}.log").open("w") as log:
+        process = subprocess.Popen(words, cwd=folder, stdout=log, stderr=log, env=os.environ | variables)
         try:
             yield
         finally:
@@ -128,7 +123,10 @@ def running(folder: Path, *words: str) -> Iterator[None]:
 
 
 @pytest.mark.slow
-def test_a_signal_that_fires_reaches_the_webhook_with_owner_and_runbook(rules: Path) -> None:
+def test_a_signal_that_fires_starts_the_retraining_and_reaches_people_with_owner_and_runbook(
+    rules: Path, project: Render, environment: Render
+) -> None:
+    folder, on_alert = project(LEVEL), free_port()
     fired, received = {"retrain": 0, "warn": 0}, []
 
     def metrics(_: Any) -> bytes:
@@ -141,7 +139,12 @@ def test_a_signal_that_fires_reaches_the_webhook_with_owner_and_runbook(rules: P
     def webhook(request: http.server.BaseHTTPRequestHandler) -> bytes:
         body = json.loads(request.rfile.read(int(request.headers["content-length"])))
         received.append((request.path, request.headers.get("authorization"), body["alerts"]))
-        return b"{}"
+        if request.path != "/retraining":
+            return b"{}"
+        headers = {"authorization": request.headers["authorization"], "content-type": "application/json"}
+        passed_on = urllib.request.Request(f"http://127.0.0.1:{on_alert}/", json.dumps(body).encode(), headers)
+        with urllib.request.urlopen(passed_on, timeout=WAIT_S) as answer:
+            return answer.read()
 
     (rules / "token").write_text("secret", encoding="utf-8")
     with listening(metrics) as service, listening(webhook) as hook:
@@ -157,14 +160,20 @@ def test_a_signal_that_fires_reaches_the_webhook_with_owner_and_runbook(rules: P
         change(rules / "alertmanager.yml", "/run/secrets/retrain-token", str(rules / "token"))
         alone = ["--cluster.listen-address=", f"--web.listen-address=127.0.0.1:{manager}", "--storage.path=alerts"]
         asking = [f"--web.listen-address=127.0.0.1:{prometheus}", "--storage.tsdb.path=series"]
+        receiver = [str(environment(LEVEL)), "-m", package_of(folder), "on-alert", "--port", str(on_alert)]
+        secret = {"RETRAIN_TOKEN": "secret", "PYTHONPATH": str(folder / "src")}
         with (
+            running(folder, *receiver, name="on-alert", **secret),
             running(rules, "prometheus-alertmanager", "--config.file=alertmanager.yml", *alone),
             running(rules, "prometheus", "--config.file=prometheus.yml", *asking),
         ):
             wait_for(lambda: any(up(prometheus, "monitoring_fired")), rules)
-            assert not received, "nothing has fired yet"
+            wait_for(lambda: "waiting for alerts" in reads(folder / "on-alert.log"), folder)
+            assert not received and "retrain" not in reads(folder / "on-alert.log"), "nothing has fired yet"
             fired["retrain"] = 1
             wait_for(lambda: {"/retraining", "/people"} <= {path for path, _, _ in received}, rules)
+            # the retraining itself: it looked for what is in use, which this project has not got yet
+            wait_for(lambda: "nothing is in use in prod" in reads(folder / "on-alert.log"), folder)
             fired["warn"] = 1
             wait_for(lambda: any(one["labels"]["action"] == "warn" for _, _, some in received for one in some), rules)
     for path, authorization, alerts in received:

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from . import ProjectError, Refused, UsageError, settings, store, tracking
+from . import ProjectError, Refused, UsageError, settings, store, tracking, triggers
 from .pipeline import Training, git, say
 
 FIRST = "0" * 64  # what the first line names as the hash of the line before
@@ -29,9 +29,7 @@ Line = dict[str, Any]
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("what", choices=["show", "verify"], help="print it, or check it")
     parser.add_argument("--action", help="with show: only this, such as deploy, gate, retrain")
-    parser.add_argument(
-        "--since", type=datetime.fromisoformat, metavar="TIME", help="with show: only from then on, UTC"
-    )
+    parser.add_argument("--since", type=triggers.moment, metavar="TIME", help="with show: only from then on, UTC")
     parser.add_argument("--json", action="store_true", help="print JSON for machines")
 
 
@@ -141,7 +139,7 @@ def verify() -> dict[str, Any]:
             continue
         if not same:
             wrong.append(f"line {place} was changed")
-        elif number != place or line["before"] != before["hash"]:
+        elif number != place or line.get("before") != before["hash"]:
             wrong.append(
                 f"line {place} does not follow line {place - 1}: it was number {number}; lines were removed or moved"
             )

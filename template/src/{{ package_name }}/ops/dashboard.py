@@ -18,7 +18,7 @@ import polars as pl
 import sqlalchemy as sql
 
 from .. import data, model
-from . import ProjectError, charts, settings, store, tracking, uptime
+from . import ProjectError, UsageError, charts, settings, store, tracking, uptime
 from .gates import in_use
 from .monitor import REPORTS, moment
 from .pipeline import write_json
@@ -38,6 +38,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
+    if not 0 < options.days < 36_525:
+        raise UsageError(f"--days is {options.days:g}, must be above 0 and less than a century")
     told = gather(moment(options.until) or datetime.now(UTC).replace(tzinfo=None), options.days)
     told["models"] += [line for folder in options.others for line in read_other(Path(folder))]
     PAGE.parent.mkdir(parents=True, exist_ok=True)
@@ -70,7 +72,7 @@ def gather(until: datetime, days: float) -> dict[str, Any]:
     deployed = in_use()
     version = deployed or tracking.aliases(client, chosen.model).get("champion")
     daily = by_day(prediction_log.open_log(), since, until)
-    reports = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(REPORTS.glob("*.json"))[-N_REPORTS:]]
+    reports = [read_report(file) for file in sorted(REPORTS.glob("*.json"))[-N_REPORTS:]]
     reports = [one for one in reports if str(since) < one["window"]["until"] <= str(until)]
     runs = tracking.describe(client, chosen, tracking.search(client))
     registered = {str(one.version): one.tags for one in client.search_model_versions(f"name = '{chosen.model}'")}
@@ -114,6 +116,14 @@ def gather(until: datetime, days: float) -> dict[str, Any]:
         "spent_seconds": spent,
         "cpu_hour_price": conf.cpu_hour_price,
     }
+
+
+def read_report(file: Path) -> dict[str, Any]:
+    try:
+        report: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError:
+        raise ProjectError(f"{file} is no monitoring report: delete it and run `monitor` again") from None
+    return report
 
 
 class Day:

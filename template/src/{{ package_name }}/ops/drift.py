@@ -213,7 +213,13 @@ def read(place: str, columns: list[str] | None = None, chunk_rows: int = CHUNK_R
         import sqlalchemy
 
         url, _, table = place.rpartition("#")
-        engine = sqlalchemy.create_engine(settings.expand(url))
+        try:
+            engine = sqlalchemy.create_engine(settings.expand(url))
+        except (sqlalchemy.exc.ArgumentError, ImportError) as error:
+            said = settings.hide(str(error).splitlines()[0], url)
+            raise UsageError(
+                f"{place}: {said}; must be URL#TABLE, as in sqlite:///data/predictions.db#labels"
+            ) from None
         try:
             schema, _, name = table.rpartition(".")
             chosen: list[Any] = [sqlalchemy.column(one) for one in columns or []] or [sqlalchemy.text("*")]
@@ -259,6 +265,8 @@ def run(options: argparse.Namespace) -> None:
     now = before.empty()
     for chunk in read(options.now, options.columns):
         now.add(chunk)
+    if not any(one.n_rows for one in now.values()):
+        raise ProjectError(f"there are no rows in {options.now}: nothing can be said of them")
     found = before.compare(now, options.psi)
     drifted = [name for name, one in found.items() if one["drifted"]]
     if options.json:

@@ -180,6 +180,8 @@ def start(version: str, mode: Mode, name: str | None = None, reason: str = "none
 
     conf, log = read(), prediction_log.open_log()
     name = name or conf.environment
+    if mode not in conf.modes:
+        raise ProjectError(f"conf/experiment.yml: modes has no {mode}, there are: {', '.join(conf.modes)}")
     by, plan = environments.require(name, "deploy"), conf.modes[mode]
     if mode != "shadow" and log.entity is None:
         raise ProjectError("conf/prediction_log.yml: entity names no column of SCHEMA: callers are split by its value")

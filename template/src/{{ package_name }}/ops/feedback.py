@@ -94,7 +94,8 @@ def read(file: Path, log: PredictionLog) -> Iterator[dict[str, Any]]:
     except ValueError as error:
         raise ProjectError(f"{file} cannot be read: {error}") from None
     column = next((name for name in (data.TARGET, "label") if name in table), None)
-    if column is None or not ("request_id" in table or set(keys) <= set(table)):
+    by_request = "request_id" in table and "request_id" not in keys
+    if column is None or not (by_request or set(keys) <= set(table)):
         raise ProjectError(
             f"{file} must have a column {data.TARGET} or label, and {', '.join(keys)} or request_id: "
             f"it has {', '.join(map(str, table))}"
@@ -104,19 +105,23 @@ def read(file: Path, log: PredictionLog) -> Iterator[dict[str, Any]]:
     rows = pd.DataFrame({"label": pd.to_numeric(given, errors="coerce").astype("float64")})
     try:
         rows["at"] = pd.to_datetime(table["at"], utc=True, format="ISO8601") if "at" in table else pd.NaT
-        if "request_id" in table:
+        if by_request:
             rows["request_id"] = table["request_id"].astype("str")
-            rows["row"] = table.get("row", pd.Series(0, table.index)).fillna(0).astype("int64")
+            numbers = table.get("row", pd.Series(0, table.index)).fillna(0)
+            rows["row"] = numbers.astype("int64")
+            if (rows["row"] != numbers).any():
+                raise ValueError("it is none of 0, 1, 2 ...")
     except (ValueError, TypeError) as error:
         raise ProjectError(f"{file}: `at` must be a time as in 2013-07-01T06:00, `row` a number: {error}") from None
-    if "request_id" not in table:
+    if not by_request:
         for name in keys:
             rows[name] = as_kind(table[name], data.SCHEMA[name])
     for one in rows.to_dict(orient="records"):
         at = None if pd.isna(one["at"]) else one["at"].to_pydatetime()
         place = {"request_id": one["request_id"], "row": one["row"]} if "row" in one else {"key": log.key_of(one)}
-        if "row" not in one and place["key"] is None:
-            raise ProjectError(f"{file}: a label has no {', '.join(keys)}: drop it, or give it one")
+        if pd.isna(next(iter(place.values()))):
+            what = "request_id" if by_request else ", ".join(keys)
+            raise ProjectError(f"{file}: a label has no {what}: drop it, or give it one")
         yield place | {"label": one["label"], "at": at}
 
 
@@ -162,7 +167,12 @@ class Delivery:
         of, ids = PREDICTIONS.c, {one["request_id"] for one in given if not one.get("key")}
         known = self.look_up(sql.select(of.request_id, of.row, of.key), of.request_id, ids)
         places = {by_id(request_id, row): key for request_id, row, key in known}
-        named = [plain(one.get("key") or by_id(one["request_id"], one.get("row", 0))) for one in given]
+        named = [
+            log.as_written(data.KEY, one["key"])
+            if one.get("key")
+            else plain(by_id(one["request_id"], one.get("row", 0)))
+            for one in given
+        ]
         self.keys = [places.get(name, name) for name in named]
         predicted = dict(self.look_up(sql.select(of.key, of.prediction).where(of.answered), of.key, self.keys))
         there = {one.key: dict(one._mapping) for one in self.look_up(sql.select(LABELS), LABELS.c.key, self.keys)}

@@ -46,6 +46,7 @@ COLUMNS = [
     "prediction",
     "seconds",
 ]
+NAMES = [*COLUMNS, "label", "labelled_at"]  # of what `frames` gives beside the inputs
 PORTION = 10_000  # rows deleted, or labels added, in one transaction: the service waits that long to write
 
 KNOWN = sql.MetaData()
@@ -182,7 +183,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     log = open_log()
     if options.forget or options.prune:
-        n_rows = log.forget(options.forget, options.by) if options.forget else sum(iter(log.prune, 0))
+        n_rows = log.forget(options.forget, options.by) if options.forget else 0
+        n_rows += sum(iter(log.prune, 0)) if options.prune else 0
         return print(json.dumps({"deleted": n_rows}) if options.json else f"deleted {n_rows:,} predictions")
     told = log.status()
     if options.json:
@@ -246,6 +248,16 @@ class PredictionLog:
         """Return the text that ROW's label comes under, None where data.KEY is missing or not to be kept."""
         cell = None if self.hides(data.KEY) else row.get(data.KEY)
         return None if cell is None else text(cell)
+
+    def as_written(self, column: str | None, given: str) -> str:
+        """Return what stands in the log for GIVEN, a cell of COLUMN as people write it: 5.0 for 5."""
+        kind = data.SCHEMA[column]["type"] if column else "text"
+        with contextlib.suppress(ValueError):  # it is none of these: nothing in the log is like it
+            if kind == "number":
+                return text(float(given))
+            if kind == "time":
+                return str(datetime.fromisoformat(given))
+        return plain(given)
 
     @contextlib.contextmanager
     def connection(self, write: bool = False) -> Iterator[sql.Connection]:
@@ -320,7 +332,7 @@ class PredictionLog:
             "version": row.get("version", ""),
             "arm": arm,
             "answered": row.get("answered", arm != "shadow"),
-            "entity": plain(row.get("entity") or row["request_id"]),
+            "entity": plain(row["request_id"] if row.get("entity") is None else row["entity"]),
             "key": plain(row.get("key") or key or by_id(row["request_id"], number)),
             "prediction": row["prediction"],
             "seconds": row.get("seconds", 0.0),
@@ -376,14 +388,13 @@ class PredictionLog:
         kinds: dict[str, Any] = {"number": pl.Float64, "boolean": pl.Boolean, "time": pl.Datetime("us")}
         types = {"row": pl.Int64, "answered": pl.Boolean} | dict.fromkeys(["at", "labelled_at"], pl.Datetime("us"))
         types |= dict.fromkeys(["prediction", "seconds", "label"], pl.Float64)
-        names = [*COLUMNS, "label", "labelled_at"]
         _, *columns, inputs = zip(*rows, strict=True)
         told = [
-            pl.Series(name, column, types.get(name, pl.String)) for name, column in zip(names, columns, strict=True)
+            pl.Series(name, column, types.get(name, pl.String)) for name, column in zip(NAMES, columns, strict=True)
         ]
         shape = pl.Struct({name: kinds.get(rule["type"], pl.String) for name, rule in self.columns.items()})
         logged = pl.Series("inputs", inputs, pl.String).str.json_decode(shape).struct.unnest()
-        return pl.DataFrame(told).hstack(logged.rename({one: f"input_{one}" for one in logged.columns if one in names}))
+        return pl.DataFrame(told).hstack(logged.rename({one: f"input_{one}" for one in logged.columns if one in NAMES}))
 
     def add_labels(self, labels: Iterable[Row], source: str = "feedback", override: bool = False) -> Counter[str]:
         """Keep LABELS, each {key or request_id and row, label, at: when it was known}; see `feedback`."""
@@ -394,7 +405,8 @@ class PredictionLog:
     def forget(self, values: Iterable[str], by: str = "request_id") -> int:
         """Delete the predictions of VALUES, and labels that no other prediction has; return how many predictions."""
         n_rows, of = 0, PREDICTIONS.c
-        for value in values:
+        column = {"key": data.KEY, "entity": self.entity}.get(by)
+        for value in [self.as_written(column, one) for one in values]:
             with self.connection(write=True) as connection:
                 found = of[by] == value
                 rows = connection.execute(sql.select(of.key, of.request_id, of.row).where(found)).all()
@@ -477,6 +489,12 @@ def as_raw(found: "pl.DataFrame") -> "pd.DataFrame":
     table[data.TIME] = table[data.TIME].fillna(at) if data.TIME in table else at
     rules = {name: rule for name, rule in data.SCHEMA.items() if name in table}
     return pd.DataFrame({name: handoff.as_kind(table[name], rule) for name, rule in rules.items()})
+
+
+def as_sent(found: "pl.DataFrame") -> "pl.DataFrame":
+    """Return predictions of the log (`frames`) with what callers sent under its own names, over the log's own columns."""
+    theirs = {f"input_{name}": name for name in NAMES if name in data.SCHEMA and f"input_{name}" in found.columns}
+    return found.drop(theirs.values()).rename(theirs)
 
 
 def plain(given: Any) -> str:

@@ -48,7 +48,8 @@ def run(options: argparse.Namespace) -> None:
         past = triggers.past(triggers.database())
         lines = "\n".join(map(sentence, past)) or "nothing was retrained yet"
         return print(json.dumps(past) if options.json else lines)
-    if options.if_triggered == bool(options.reason and options.reason.strip()):
+    by_hand = bool(options.reason and options.reason.strip())
+    if options.if_triggered == by_hand or (options.drop and not by_hand):
         raise UsageError("say either --if-triggered or --reason WHY: somebody will ask why")
     policy = triggers.read()
     with contextlib.ExitStack() as stack:

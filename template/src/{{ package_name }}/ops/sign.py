@@ -74,7 +74,10 @@ def secret() -> Any:
 def public() -> list[bytes]:
     """Return the keys that are trusted; without one nothing is checked."""
     lines = PUBLIC.read_text(encoding="utf-8").splitlines() if PUBLIC.is_file() else []
-    return [base64.b64decode(line.split()[0]) for line in lines if line.strip() and not line.startswith("#")]
+    try:
+        return [base64.b64decode(line.split()[0]) for line in lines if line.strip() and not line.startswith("#")]
+    except ValueError as error:
+        raise ProjectError(f"{PUBLIC}: a line is no public key ({error}): `sign --make-key` writes one") from None
 
 
 def heard(action: str, facts: dict[str, Any]) -> None:

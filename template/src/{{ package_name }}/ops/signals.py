@@ -12,6 +12,7 @@ from scipy import stats
 from .. import behaviour, data, model
 from . import ProjectError, drift, settings
 from .gates import Release, fairness
+from .prediction_log import as_sent
 from .references import Reference, primary
 
 N_KEPT = 100_000  # rows of a window, picked at random, on which is measured what cannot be counted
@@ -69,20 +70,24 @@ class Seen:
         if chunk.is_empty():
             return
         self.n_rows += len(chunk)
-        self.inputs.add(chunk)
+        sent = as_sent(chunk)
+        self.inputs.add(sent)
         seconds = chunk.filter(pl.col("row") == 0)["seconds"].to_numpy()
         self.n_requests += len(seconds)
         self.seconds += np.bincount(np.searchsorted(SECONDS, seconds), minlength=len(self.seconds))
         settled = chunk.filter(pl.col("at") < self.settled)["label"]
         self.n_settled, self.n_labelled = self.n_settled + len(settled), self.n_labelled + settled.count()
-        asked_for = [pl.col(name).cast(pl.Datetime("us")) for name in (data.TIME, "at") if name in chunk.columns]
-        hour = pl.coalesce(asked_for).dt.truncate("1h")
-        hours = chunk.group_by(hour=hour).len().drop_nulls().cast({"len": pl.UInt64})
+        moments = [
+            rows[name].cast(pl.Datetime("us")) for rows, name in ((sent, data.TIME), (chunk, "at")) if name in rows
+        ]
+        hours = pl.select(hour=pl.coalesce(moments).dt.truncate("1h"))
+        hours = hours.group_by("hour").len().drop_nulls().cast({"len": pl.UInt64})
         self.hours = pl.concat([self.hours, hours]).group_by("hour").agg(pl.col("len").sum())
-        mine = chunk.filter(pl.col("version") == self.reference.version)
+        version = chunk["version"] == self.reference.version
+        mine = chunk.filter(version)
         self.predictions.add(mine["prediction"])
         self.any = keep(self.any, mine.select("prediction"), self.generators[0])
-        known = mine.filter(pl.col("label").is_not_null())
+        known = sent.with_columns(chunk["prediction"], chunk["label"]).filter(version & chunk["label"].is_not_null())
         self.n_truths += len(known)
         self.labelled = keep(self.labelled, known, self.generators[1])
 

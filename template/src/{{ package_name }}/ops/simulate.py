@@ -28,6 +28,7 @@ from .. import data, model
 from . import ProjectError, UsageError, experiment, gates, prediction_log, settings, store, tracking
 from .handoff import as_records
 from .pipeline import say
+from .triggers import moment
 
 REPORT = Path("reports/simulation/summary.json")
 FEWEST = 100  # rows of a month; with fewer a metric says nothing
@@ -48,12 +49,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--rows", type=Path, default=Path("data/sample"), help="folder that data.read reads (%(default)s)"
     )
-    parser.add_argument(
-        "--from", dest="since", type=datetime.fromisoformat, metavar="TIME", help="first row (default: the oldest)"
-    )
+    parser.add_argument("--from", dest="since", type=moment, metavar="TIME", help="first row (default: the oldest)")
     parser.add_argument(
         "--until",
-        type=datetime.fromisoformat,
+        type=moment,
         metavar="TIME",
         help="moment after the last row (default: to the newest)",
     )
@@ -61,6 +60,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--label-days", type=float, default=3, help="from a row to its label (default: %(default)s)")
     parser.add_argument(
         "--every", type=float, default=7, metavar="DAYS", help="between turns of the loop (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--speed", type=float, metavar="DAYS", help="replayed in a second (default: as fast as the service answers)"
     )
     parser.add_argument(
         "--loop", action="store_true", help="monitor, experiment step, retrain --if-triggered at each turn"
@@ -85,6 +87,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
+    if options.every <= 0 or options.label_days < 0 or (options.speed is not None and options.speed <= 0):
+        raise UsageError("--every and --speed must be above 0 days, --label-days 0 or more: time goes on")
     shifts, outages = [shift(text) for text in options.drift], [span(text) for text in options.outage]
     rows = read(options, shifts, outages)
     told = Replay(options, rows).run()
@@ -101,14 +105,14 @@ def shift(text: str) -> Shift:
         amount, _, when = rest.partition("@")
         if column != "labels" and data.SCHEMA[column]["type"] != "number":
             raise ValueError
-        return Shift(column, float(amount), datetime.fromisoformat(when))
+        return Shift(column, float(amount), moment(when))
     except (KeyError, ValueError):
         raise UsageError(f"--drift {text}: must be like temperature=15@2013-05-01, or labels=0.3@2013-05-01") from None
 
 
 def span(text: str) -> tuple[datetime, datetime]:
     try:
-        first, last = map(datetime.fromisoformat, text.split("/"))
+        first, last = map(moment, text.split("/"))
     except ValueError:
         raise UsageError(f"--outage {text}: must be like 2013-05-03/2013-05-06") from None
     return first, last
@@ -165,8 +169,11 @@ class Replay:
             while start <= rows[data.TIME].iloc[-1]:
                 end = start + every
                 self.begun.append((start, datetime.now(UTC)))
+                began = time.monotonic()
                 for number in rows.index[(rows[data.TIME] >= start) & (rows[data.TIME] < end)]:
+                    self.keep_pace(rows[data.TIME].iloc[number] - start, began)
                     self.ask(client, number, records[number])
+                self.keep_pace(min(end, rows[data.TIME].iloc[-1]) - start, began)
                 due = int((rows[data.TIME] < end - late).sum())
                 self.label(client, labelled, due)
                 labelled, start = due, end
@@ -174,6 +181,11 @@ class Replay:
                     self.turn(end)
             self.label(client, labelled, len(rows))
         return self.tell(str(told["version"]))
+
+    def keep_pace(self, passed: timedelta, began: float) -> None:
+        """Wait until it is so long since BEGAN as it takes for PASSED to go by at the speed that was asked for."""
+        if self.options.speed:
+            time.sleep(max(0.0, passed / timedelta(days=1) / self.options.speed - (time.monotonic() - began)))
 
     def ask(self, client: Any, number: int, record: dict[str, Any]) -> None:
         if self.draw.random() < self.options.bad:

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import data, features
-from . import store
+from . import UsageError, store
 from .handoff import as_rows
-from .prediction_log import COLUMNS, PredictionLog, open_log
+from .prediction_log import COLUMNS, PredictionLog, as_sent, open_log
 
 if TYPE_CHECKING:
     import polars as pl
@@ -29,6 +29,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
+    if options.rows < 1:
+        raise UsageError(f"--rows is {options.rows}, must be 1 or more")
     conf, log = store.read(), open_log()
     live = conf.prepared / "live"
     with store.locked(live / ".lock"):
@@ -58,5 +60,5 @@ def consume(log: PredictionLog, live: Path, n_rows: int) -> tuple[int, int]:
 def transform(frame: "pl.DataFrame") -> Any:
     """Return the model inputs of logged predictions, beside what the log says of each."""
     rows = frame.to_pandas()
-    inputs = features.build(as_rows(rows, {name: data.SCHEMA[name] for name in features.COLUMNS}))
+    inputs = features.build(as_rows(as_sent(frame).to_pandas(), {name: data.SCHEMA[name] for name in features.COLUMNS}))
     return rows[[name for name in (*COLUMNS, "label") if name not in inputs]].join(inputs)

@@ -201,7 +201,13 @@ class Writer(threading.Thread):
         same |= {"seconds": seconds, "at": naive(datetime.fromtimestamp(at, UTC))}
         column = self.log.entity
         return [
-            same | {"row": n, "inputs": row, "prediction": value, "entity": entity or (column and row.get(column))}
+            same
+            | {
+                "row": n,
+                "inputs": row,
+                "prediction": value,
+                "entity": row.get(column) if entity is None and column else entity,
+            }
             for n, (row, value) in enumerate(zip(rows, predictions, strict=True))
         ]
 

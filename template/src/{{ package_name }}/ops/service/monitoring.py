@@ -20,14 +20,18 @@ class Signals(Collector):
     """The newest report, read again when there is a newer one."""
 
     def __init__(self) -> None:
-        self.seen, self.report, self.started = ("", 0.0), {}, time.time()  # type: ignore[var-annotated]
+        self.started, self.report = time.time(), {}  # type: ignore[var-annotated]
+        self.seen = ("", self.started)
 
     def collect(self) -> Iterator[Any]:
         newest = max((file.name for file in REPORTS.glob("*.json")), default="")
-        at = (REPORTS / newest).stat().st_mtime if newest else self.started  # else: since when one is awaited
-        if (newest, at) != self.seen:
-            text = (REPORTS / newest).read_text(encoding="utf-8") if newest else "{}"  # all were cleared away
-            self.seen, self.report = (newest, at), json.loads(text)
+        try:
+            at = (REPORTS / newest).stat().st_mtime if newest else self.started  # else: since when one is awaited
+            if (newest, at) != self.seen:
+                text = (REPORTS / newest).read_text(encoding="utf-8") if newest else "{}"  # all were cleared away
+                self.report, self.seen = json.loads(text), (newest, at)
+        except (OSError, ValueError):  # it went away meanwhile or is none: the one before holds, and gets old
+            pass
         value = GaugeMetricFamily("monitoring_signal", "Value of a signal of conf/monitoring.yml.", labels=LABELS)
         fired = GaugeMetricFamily("monitoring_fired", "1: the signal fired in the newest report.", labels=LABELS)
         for one in self.report.get("signals", []):
@@ -37,7 +41,7 @@ class Signals(Collector):
             if one["value"] is not None:
                 value.add_metric(names, one["value"])
         report = GaugeMetricFamily(
-            "monitoring_report_timestamp_seconds", "When the newest report was written.", value=at
+            "monitoring_report_timestamp_seconds", "When the newest report was written.", value=self.seen[1]
         )
         yield from (value, fired, report)
 
