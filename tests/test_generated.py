@@ -15,7 +15,11 @@ from conftest import LEVELS, PROBLEMS, ROOT, Render, commit, faults, once, packa
 pytestmark = pytest.mark.slow
 
 FAULTS = [pytest.param(level, fault, id=f"{level}: {fault['name']}") for level in LEVELS for fault in faults(level)]
-A_TRAINED = "tests/ops/test_datasets.py::test_training_leaves_the_raw_data_as_it_is"  # a quick one
+# Quick tests by which the fixtures are made that shared_training.py shares, and the module that needs them.
+MAKING = {
+    "tests/ops/test_datasets.py::test_training_leaves_the_raw_data_as_it_is": "",
+    "tests/ops/test_deploy.py::test_who_deployed_what_why_and_with_whose_approval_is_known_of_any_moment": "test_deploy.py",
+}
 
 
 @pytest.fixture(scope="session")
@@ -98,7 +102,9 @@ def trained(shared: Path, installed: Render) -> Callable[[int, str], dict[str, s
 
         def make(folder: Path) -> None:
             folder.mkdir()
-            run(source, python_of(source), "-m", "pytest", "-q", A_TRAINED, **variables, TRAINED=str(folder))
+            named = " ".join(test for fault in faults(level) for test in fault["tests"])
+            making = [test for test, module in MAKING.items() if module in named]
+            run(source, python_of(source), "-m", "pytest", "-q", *making, **variables, TRAINED=str(folder), MAKE="all")
 
         return variables | {"TRAINED": str(once(shared / f"trained-{level}-{problem}", make))}
 
