@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-# By module: a project that was trained, one that has two versions, one that has released them.
-SHARED = {"conftest": ["trained"], "test_deploy": ["judged", "released"]}
+# By module: a project that was trained, one that has two versions, one that has released them, one to be audited.
+SHARED = {"conftest": ["trained"], "test_deploy": ["judged", "released"], "test_lineage": ["registered"]}
 
 
 @pytest.hookimpl(tryfirst=True)
