@@ -54,11 +54,17 @@ def python_of(folder: Path) -> Path:
     return folder / (".venv/Scripts/python.exe" if os.name == "nt" else ".venv/bin/python")
 
 
-@pytest.mark.parametrize("level", LEVELS)
-def test_its_own_suite_passes_in_its_own_fresh_environment(level: int, installed: Render) -> None:
-    """Of levels between, the user's tests and those of the whole; the highest runs all. `nox -s "level(3)"` runs all of one."""
+# Of levels between, the user's tests and those of the whole; the highest runs all, in two parts, as one would be the last to end.
+LOOP = [f"tests/ops/test_{one}.py" for one in ("experiment", "loop", "retrain")]
+SUITES = [pytest.param(level, ["--ignore=tests/ops"] if level > 1 else [], id=str(level)) for level in LEVELS[:-1]]
+SUITES += [pytest.param(LEVELS[-1], LOOP, id=f"{LEVELS[-1]}, the loop")]
+SUITES += [pytest.param(LEVELS[-1], [f"--ignore={file}" for file in LOOP], id=f"{LEVELS[-1]}, all else")]
+
+
+@pytest.mark.parametrize(("level", "part"), SUITES)
+def test_its_own_suite_passes_in_its_own_fresh_environment(level: int, part: list[str], installed: Render) -> None:
+    """`nox -s "level(3)"` runs all of one."""
     folder = installed(level)
-    part = ["--ignore=tests/ops"] if 1 < level < LEVELS[-1] else []
     said = run(folder, "uv", "run", "-q", "pytest", "-q", *part)
     assert " passed" in said
     assert "skipped" not in said
