@@ -49,12 +49,13 @@ if Path("/dev/shm").is_dir():  # copier's clones and renders, some 200 files eac
 # By name, the tests that take minutes: begun first, or one worker would be busy with the last while the others wait. Each
 # worker is first given two in a row, so the longest are followed by short ones.
 LONGEST = (
-    f"fresh_environment[{LEVELS[-1]}]",
+    f"fresh_environment[{LEVELS[-1]}, all else]",
     "fresh_environment[0]",
-    "umlauts",
+    f"fresh_environment[{LEVELS[-1]}, the loop]",
     "fresh_environment[2]",
     f"own_data[{LEVELS[-1]}]",
     "own_data[0]",
+    "umlauts",
     "demo_replays",
     "after_the_climb",
     "fresh_environment",

@@ -15,7 +15,12 @@ from conftest import LEVELS, PROBLEMS, ROOT, Render, commit, faults, once, packa
 pytestmark = pytest.mark.slow
 
 FAULTS = [pytest.param(level, fault, id=f"{level}: {fault['name']}") for level in LEVELS for fault in faults(level)]
-A_TRAINED = "tests/ops/test_datasets.py::test_training_leaves_the_raw_data_as_it_is"  # a quick one
+# Quick tests by which the fixtures are made that shared_training.py shares, and the module that needs them.
+MAKING = {
+    "tests/ops/test_datasets.py::test_training_leaves_the_raw_data_as_it_is": "",
+    "tests/ops/test_deploy.py::test_who_deployed_what_why_and_with_whose_approval_is_known_of_any_moment": "test_deploy.py",
+    "tests/ops/test_lineage.py::test_what_leads_to_no_registered_version_is_named": "test_lineage.py",
+}
 
 
 @pytest.fixture(scope="session")
@@ -49,11 +54,17 @@ def python_of(folder: Path) -> Path:
     return folder / (".venv/Scripts/python.exe" if os.name == "nt" else ".venv/bin/python")
 
 
-@pytest.mark.parametrize("level", LEVELS)
-def test_its_own_suite_passes_in_its_own_fresh_environment(level: int, installed: Render) -> None:
-    """Of levels between, the user's tests and those of the whole; the highest runs all. `nox -s "level(3)"` runs all of one."""
+# Of levels between, the user's tests and those of the whole; the highest runs all, in two parts, as one would be the last to end.
+LOOP = [f"tests/ops/test_{one}.py" for one in ("experiment", "loop", "retrain")]
+SUITES = [pytest.param(level, ["--ignore=tests/ops"] if level > 1 else [], id=str(level)) for level in LEVELS[:-1]]
+SUITES += [pytest.param(LEVELS[-1], LOOP, id=f"{LEVELS[-1]}, the loop")]
+SUITES += [pytest.param(LEVELS[-1], [f"--ignore={file}" for file in LOOP], id=f"{LEVELS[-1]}, all else")]
+
+
+@pytest.mark.parametrize(("level", "part"), SUITES)
+def test_its_own_suite_passes_in_its_own_fresh_environment(level: int, part: list[str], installed: Render) -> None:
+    """`nox -s "level(3)"` runs all of one."""
     folder = installed(level)
-    part = ["--ignore=tests/ops"] if 1 < level < LEVELS[-1] else []
     said = run(folder, "uv", "run", "-q", "pytest", "-q", *part)
     assert " passed" in said
     assert "skipped" not in said
@@ -64,6 +75,14 @@ def test_its_own_suite_passes_in_its_own_fresh_environment(level: int, installed
 
 # The parts of the suite that differ by what is predicted: the others would be the same tests again.
 ABOUT_THE_PROBLEM = ["experiment", "feedback", "gates", "impact", "monitor", "score", "serve"]
+# And of these not, which version answers whom: it takes services, whose answers nobody looks at.
+WHO_IS_ASKED = [
+    "test_a_service_that_ends_in_order_gives_back_the_requests_that_it_did_not_use",
+    "test_an_entity_has_one_version_in_every_request_and_process_and_the_share_is_kept",
+    "test_blue_green_switches_a_warm_version_under_load_without_a_failed_request",
+    "test_no_more_requests_than_declared_reach_it_in_all_processes_together",
+    "test_one_that_fails_or_is_slow_is_stopped_and_no_caller_notices",
+]
 
 
 @pytest.mark.parametrize("problem", PROBLEMS[1:])
@@ -79,6 +98,7 @@ def test_a_project_for_another_problem_with_quotes_and_umlauts_in_its_name_passe
     tests = [
         *(str(file) for file in folder.glob("tests/test_*.py")),
         *(f"tests/ops/test_{one}.py" for one in ABOUT_THE_PROBLEM),
+        *(f"--deselect=tests/ops/test_experiment.py::{one}" for one in WHO_IS_ASKED),
     ]
     run(folder, python_of(installed(level)), "-m", "pytest", "-q", *tests, PYTHONPATH=str(folder / "src"))
 
@@ -98,7 +118,9 @@ def trained(shared: Path, installed: Render) -> Callable[[int, str], dict[str, s
 
         def make(folder: Path) -> None:
             folder.mkdir()
-            run(source, python_of(source), "-m", "pytest", "-q", A_TRAINED, **variables, TRAINED=str(folder))
+            named = " ".join(test for fault in faults(level) for test in fault["tests"])
+            making = [test for test, module in MAKING.items() if module in named]
+            run(source, python_of(source), "-m", "pytest", "-q", *making, **variables, TRAINED=str(folder), MAKE="all")
 
         return variables | {"TRAINED": str(once(shared / f"trained-{level}-{problem}", make))}
 

@@ -7,6 +7,7 @@ it started and left behind ends with it.
 
 import contextlib
 import importlib
+import importlib.metadata
 import json
 import os
 import signal
@@ -32,8 +33,17 @@ LIBRARIES += [
     "fairlearn.metrics",
     "onnxruntime",
     "hypothesis",
-    "pytest_cov",
+    "skl2onnx",
+    "mlflow.store.tracking.sqlalchemy_store",
+    "mlflow.store.model_registry.sqlalchemy_store",
+    "matplotlib.pyplot",
+    "networkx",
+    "dulwich.client",
+    "scmrepo.git",
+    "IPython.core.display",
+    "apprise",
 ]
+LIBRARIES += sorted({plugin.module for plugin in importlib.metadata.entry_points(group="pytest11")})
 
 for name in LIBRARIES:
     with contextlib.suppress(ImportError):
