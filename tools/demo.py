@@ -95,7 +95,7 @@ AFTERWARDS: list[Step] = [
     ("", "", "All of it on one page", f"uv run {RUN} dashboard --days 1"),
 ]
 REPLAY = "--from 2013-04-01 --share 0.5 --every 15 --loop"
-FAST = "--until 2013-07-15"
+FAST = "--until 2013-06-15"  # by then one retraining was promoted and one refused
 WHILE_SERVED: list[Step] = [
     ("lineage", "", "Trace that answer to the raw data", f"uv run {RUN} lineage --response data/answer.json"),
     ("deploy", "", "Train another version", f"uv run {RUN} train --set parameters.max_leaf_nodes=12"),

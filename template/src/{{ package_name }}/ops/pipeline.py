@@ -112,7 +112,6 @@ def say(line: str) -> None:
 def locked() -> Iterator[Any]:
     """Give DVC's view of this project while no other process works on it; raises ProjectError when one does."""
     os.environ["DVC_NO_ANALYTICS"] = "1"
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # on a busy machine waiting threads else spin: a fit took 10 x
     from dvc.exceptions import DvcException, NotDvcRepoError
     from dvc.lock import LockError
     from dvc.logger import setup

@@ -55,8 +55,11 @@ def validate() -> None:
 
 
 def validate_beside() -> None:
-    """Validate in a process of its own: Great Expectations takes as long to import as what the later stages need."""
-    if "great_expectations" in sys.modules:
+    """Validate in a process of its own: Great Expectations takes as long to import as what the later stages need.
+
+    Where that is imported already, there is nothing to do meanwhile, and half of what validation needs is there.
+    """
+    if {"great_expectations", "mlflow"} & sys.modules.keys():
         return validate()
     command = [sys.executable, "-m", __name__.partition(".")[0], "train", "--stage", "validate"]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as checking:
