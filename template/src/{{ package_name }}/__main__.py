@@ -35,8 +35,8 @@ def main(argv: list[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else argv
     if os.getpid() == 1:  # the first process of a container hears SIGTERM only when it asks for it
         signal.signal(signal.SIGTERM, lambda number, _: os._exit(128 + number))
-    # threads that wait for their next part else spin: of a busy machine a fit then took 10 times as much, and so did each
-    # prediction; it counts only when set before numpy and scikit-learn are imported
+    # Threads that wait for their next part spin otherwise: on a busy machine a fit, and each prediction, took 10 times as
+    # long. It counts only when set before numpy and scikit-learn are imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if not words or words[0] in ("-h", "--help"):
         print(usage())
