@@ -174,7 +174,7 @@ def confirmed(policy: Policy, now: Situation, name: str) -> Iterator[Trigger]:
         mine = name == (signal["name"] if signal["name"] in policy.signals else signal["kind"])
         if mine and signal["fired"] and times >= rule.at_least:
             place = next((f" of {signal[key]}" for key in ("column", "slice") if signal.get(key)), "")
-            why = f"{signal['name']}{place} is {signal['value']}, threshold {signal['threshold']}, in {times} of {len(recent)} reports"
+            why = f"{signal['name']}{place} is {signal['value']:.4g}, threshold {signal['threshold']}, in {times} of {len(recent)} reports"
             yield Trigger(f"{signal['kind']}: {signal['name']}{place}", why, signal["owner"], signal["runbook"])
 
 
