@@ -8,6 +8,7 @@ label; SQLite, as it comes. The project has a time for each row, so a window of 
 """
 
 import argparse
+import contextlib
 import itertools
 import sqlite3
 import subprocess
@@ -73,20 +74,21 @@ def main() -> int:
 
 def fill(file: Path, n_rows: int) -> None:
     """Multiply the first rows in the log until it holds N_ROWS or a few more."""
-    with sqlite3.connect(file) as base:
+    with contextlib.closing(sqlite3.connect(file, isolation_level=None)) as base:  # a commit each: the WAL stays small
+        base.execute("PRAGMA synchronous = OFF")
         names = [row[1] for row in base.execute("PRAGMA table_info(predictions)") if row[1] != "number"]
         (n_first,) = base.execute("SELECT count(*) FROM predictions WHERE instr(request_id, '-') = 0").fetchone()
         (n_there,) = base.execute("SELECT count(*) FROM predictions").fetchone()
+        base.execute("CREATE TEMP TABLE first_labels AS SELECT * FROM labels WHERE instr(key, '-') = 0")
         new = {"request_id": "request_id || '-' || n", "key": "request_id || '-' || n || '/0'"}
         parts = ", ".join(f"{new.get(name, chr(34) + name + chr(34))}" for name in names)
         columns = ", ".join(f'"{name}"' for name in names)
         for n in range(n_there // n_first, -(-n_rows // n_first)):
             first = f"FROM (SELECT *, {n} AS n FROM predictions WHERE number <= {n_first})"
             base.execute(f"INSERT INTO predictions ({columns}) SELECT {parts} {first}")
-            labelled = "FROM labels WHERE instr(key, '-') = 0"
             base.execute(
                 "INSERT INTO labels (key, at, label, source, received, confirmed) SELECT "
-                f"replace(key, '/0', '-{n}/0'), at, label, source, received, confirmed {labelled}"
+                f"replace(key, '/0', '-{n}/0'), at, label, source, received, confirmed FROM first_labels"
             )
 
 
