@@ -4,6 +4,10 @@ A module here is a command when it has a `run`; its docstring is its help, `argu
 It imports your data.py, features.py and model.py; they never import it.
 """
 
+import importlib
+import importlib.util
+from types import ModuleType
+
 
 class ProjectError(Exception):
     """Something a person can mend; the message says what was wrong and what to do."""
@@ -21,3 +25,9 @@ class Refused(ProjectError):
     """Checked, and it does not hold: bad data, a model below its criteria."""
 
     exit_code = 3
+
+
+def find_tables() -> ModuleType | None:
+    """Return what joins feature tables to rows, None below level 3, which brings it."""
+    there = importlib.util.find_spec(f"{__name__}.feature_tables")
+    return importlib.import_module(f"{__name__}.feature_tables") if there else None

@@ -89,7 +89,7 @@ class Handover:
     def gathered(self, which: str) -> pd.DataFrame:
         """Return the store's rows of one of the note's periods; raises Refused when there are fewer than it says."""
         noted = self.facts[which]
-        rows = data.read(store.read().raw)
+        rows = store.read_rows(store.read())
         rows = rows[rows[data.TIME].between(pd.Timestamp(noted["from"]), pd.Timestamp(noted["to"]))]
         if len(rows) < max(noted["rows"], 1):
             raise Refused(

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from . import ProjectError, UsageError, gates, tracking
-from .handoff import as_rows
+from .handoff import as_records, as_rows
 
 N_ROWS = 250  # training rows that stand for the average; the standard error falls with its root and is printed
 
@@ -37,7 +37,7 @@ def run(options: argparse.Namespace) -> None:
     if not isinstance(row, dict):
         raise UsageError(f"{options.row} must hold one row, an object of columns and values")
     told = explain(row, options.version)
-    print(json.dumps(told) if options.json else sentences(told, row))
+    print(json.dumps(told) if options.json else sentences(told))
 
 
 def explain(row: dict[str, Any], version: str | None = None) -> dict[str, Any]:
@@ -60,6 +60,7 @@ def explain(row: dict[str, Any], version: str | None = None) -> dict[str, Any]:
     order = sorted(shares, key=lambda name: -abs(shares[name]))
     return {
         "version": version,
+        "row": as_records(given)[0],
         "output": note["output"],
         "prediction": float(predict(given)[0]),
         "average": float(predict(background).mean()),
@@ -115,11 +116,11 @@ def shapley(
     )
 
 
-def sentences(told: dict[str, Any], row: dict[str, Any]) -> str:
+def sentences(told: dict[str, Any]) -> str:
     first = f"{told['output']} {told['prediction']:.4f} by version {told['version']}, average {told['average']:.4f}"
     width = max(map(len, told["shares"]))
     lines = [
-        f"{share:>+9.4f} +- {told['standard_errors'][name]:.4f}  {name:<{width}}  {json.dumps(row.get(name))}"
+        f"{share:>+9.4f} +- {told['standard_errors'][name]:.4f}  {name:<{width}}  {json.dumps(told['row'][name])}"
         for name, share in told["shares"].items()
     ]
     return "\n".join([first, *lines])

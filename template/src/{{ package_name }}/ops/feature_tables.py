@@ -27,6 +27,7 @@ from . import ProjectError, Refused, settings, store
 from .handoff import as_kind
 
 DATASET = "featured"  # the data set that `make` makes
+WAIT_S = 600  # for another process that computes the same tables
 CUTS = (0.5, 0.75, 0.95)  # shares of a table's moments at which it is computed again from what was known by then
 
 
@@ -82,10 +83,10 @@ def run(options: argparse.Namespace) -> None:
 
 def publish() -> None:
     """Make the online store hold the tables that this project computes. Not a part of `make`: a trial run serves nobody."""
-    places = settings.read("features", Features)
-    online, tables = Online(places.online), known(places.offline)
+    conf = places()
+    online, tables = Online(conf.online), known(conf.offline)
     for name in declarations():
-        online.publish(tables[name], functools.partial(load, places.offline, tables[name]))
+        online.publish(tables[name], functools.partial(load, conf.offline, tables[name]))
 
 
 def told(made: dict[str, Any]) -> str:
@@ -96,7 +97,12 @@ def told(made: dict[str, Any]) -> str:
 
 def make(conf: store.Store) -> dict[str, Any]:
     """Bring the tables in files and the data set `featured` up to date; return what they are made of."""
-    places, raw = settings.read("features", Features), sorted(conf.raw.glob("*.parquet"))
+    with store.locked(conf.home / ".tables.lock", wait_s=WAIT_S):  # whoever prepares rows may make them
+        return bring_up_to_date(conf, places())
+
+
+def bring_up_to_date(conf: store.Store, places: Features) -> dict[str, Any]:
+    raw = sorted(conf.raw.glob("*.parquet"))
     digest = hashlib.sha256("".join(f"{file.name} {store.sha256(file)}\n" for file in raw).encode()).hexdigest()
     code = "".join(file.read_text("utf-8") for file in sorted(Path(data.__file__).parent.glob("*.py")))
     made_of = hashlib.sha256(f"{digest} {code}".encode()).hexdigest()
@@ -116,6 +122,32 @@ def make(conf: store.Store) -> dict[str, Any]:
     if columns:
         write_rows(conf.home / DATASET, raw, offline, made)
     return made | {"new": new}
+
+
+def joined(conf: store.Store) -> Path:
+    """Return the folder of the gathered rows for data.read: with the tables' columns, up to date, if SCHEMA has such."""
+    tables: list[Declared | Table] = [*declarations().values(), *known(places().offline).values()]
+    used = any(not set(table.features).isdisjoint(data.SCHEMA) for table in tables)
+    if not used or not any(conf.raw.glob("*.parquet")):
+        return conf.raw
+    return conf.home / DATASET if make(conf)["columns"] else conf.raw
+
+
+def fill(rows: pd.DataFrame, columns: Iterable[str]) -> pd.DataFrame:
+    """Return ROWS with those of COLUMNS that the tables here know; ROWS where this is no project's folder."""
+    there = (settings.CONF / "features.yml").is_file()
+    return Offline.of(columns).fill(rows) if there else rows
+
+
+def fill_files(folder: Path) -> None:
+    """Join the tables' columns to the rows of each parquet file in FOLDER, as `make` does to the gathered ones."""
+    offline = Offline.of(data.SCHEMA)
+    for file in folder.glob("*.parquet") if offline.tables else ():
+        store.replaced(file, offline.fill(pd.read_parquet(file)).to_parquet(index=False))
+
+
+def places() -> Features:
+    return settings.read("features", Features)
 
 
 def read_rows(conf: store.Store) -> pd.DataFrame:
@@ -269,7 +301,7 @@ class Offline:
 
     @classmethod
     def of(cls, columns: Iterable[str]) -> "Offline":
-        folder = settings.read("features", Features).offline.absolute()
+        folder = places().offline.absolute()
         found = [table for table in known(folder).values() if set(table.features) & set(columns)]
         return cls(folder, tuple(found), frozenset(columns))
 
@@ -282,12 +314,17 @@ class Offline:
         """The columns that the tables are joined by."""
         return {data.TIME, *(name for table in self.tables for name in table.key)} if self.tables else set()
 
-    def fill(self, rows: pd.DataFrame) -> pd.DataFrame:
-        """Return ROWS with those of the tables' columns that they have not."""
+    def fill(self, rows: pd.DataFrame, cells: bool = False) -> pd.DataFrame:
+        """Return ROWS with those of the tables' columns that they have not; with CELLS, too, a value where one is missing."""
         for table in self.tables:
-            absent = [name for name in table.features if name in self.columns and name not in rows]
-            if absent and {data.TIME, *table.key} <= set(rows):
-                rows = rows.join(join(rows, table, load(self.folder, table))[absent])
+            wanted = [name for name in table.features if name in self.columns]
+            wanted = [name for name in wanted if name not in rows or (cells and rows[name].isna().any())]
+            if wanted and {data.TIME, *table.key} <= set(rows):
+                found = join(rows, table, load(self.folder, table))[wanted]
+                given = rows[[name for name in wanted if name in rows]]
+                rows = rows.assign(
+                    **{name: given[name].fillna(found[name]) if name in given else found[name] for name in wanted}
+                )
         return rows
 
 

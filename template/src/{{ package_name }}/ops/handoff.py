@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from .. import data, features, model
-from . import ProjectError
+from . import ProjectError, find_tables
 
 MODEL_FILE = Path("models/model.skops")
 ZONE = r"[T ]\d\d.*(?:Z|[+-]\d\d(?::?\d\d)?)$"  # at the end of an ISO 8601 time; in training times have none
@@ -127,9 +127,11 @@ def as_records(rows: pd.DataFrame) -> list[dict[str, Any]]:
 def as_rows(table: pd.DataFrame, columns: dict[str, dict[str, Any]]) -> pd.DataFrame:
     """Return TABLE's `columns` in the types they had in training, whatever file or request they came from.
 
-    Raises ProjectError that names the column and the first row (0 is the first) that cannot be converted.
+    Those that it has not are joined from the feature tables, as for training. Raises ProjectError that names the column and the first row (0 is the first) that cannot be converted.
     """
-    absent = [name for name in columns if name not in table]
+    if (absent := [name for name in columns if name not in table]) and (tables := find_tables()):
+        table = tables.fill(table, absent)
+        absent = [name for name in absent if name not in table]
     if absent:
         raise ProjectError(f"column {', '.join(absent)} is missing: there are {', '.join(map(str, table))}")
     rows = pd.DataFrame(index=table.index)

@@ -21,7 +21,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     conf = store.read()
     with store.locked(conf.home / ".lock"):
-        rows = data.read(conf.raw)
+        rows = store.read_rows(conf)
         inputs = features.build(rows[features.COLUMNS])
         prepared = rows[[name for name in (data.KEY, data.TIME, data.TARGET) if name not in inputs]].join(inputs)
         conf.prepared.mkdir(parents=True, exist_ok=True)

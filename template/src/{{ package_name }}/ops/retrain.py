@@ -20,7 +20,19 @@ from typing import Any
 import pandas as pd
 
 from .. import data
-from . import ProjectError, Refused, UsageError, audit, environments, pipeline, settings, store, tracking, triggers
+from . import (
+    ProjectError,
+    Refused,
+    UsageError,
+    audit,
+    environments,
+    feature_tables,
+    pipeline,
+    settings,
+    store,
+    tracking,
+    triggers,
+)
 from .triggers import Held, Policy, Situation, Trigger
 
 DATASET = "retraining"  # the data set that `make` makes
@@ -349,7 +361,8 @@ def make(conf: store.Store) -> None:
     engine = triggers.database()
     unfinished = [one["until"] for one in triggers.past(engine) if one["outcome"] is None]
     until = triggers.moment(unfinished[-1]) if unfinished else datetime.now(UTC).replace(tzinfo=None)
-    raw, logged = gathered(conf), labelled(until)
+    raw = gathered(conf)  # first: it brings the feature tables up to date, which labelled rows are joined to
+    logged = labelled(until)
     if raw is not None:
         rows = raw[[name for name in data.SCHEMA if name in raw]]
         logged = logged[~logged[data.KEY].isin(rows[data.KEY])]  # what was gathered is checked and complete
@@ -377,13 +390,14 @@ def make(conf: store.Store) -> None:
     files = {name: {fact: one[fact] for fact in facts} for name, one in known.items()}
     span = [str(moment) for moment in logged[data.TIME].agg(["min", "max"])] if len(logged) else []
     made_of = {"files": files, "log": {"rows": len(logged), "span": span}}
+    made_of |= {"tables": feature_tables.Offline.of(data.SCHEMA).version}
     store.replaced(folder / datasets.MADE_OF, json.dumps(made_of, indent=1, sort_keys=True).encode())
     pipeline.say(f"{len(rows):,} rows, {len(logged):,} of them from the prediction log, {aside.sum():,} kept aside")
 
 
 def gathered(conf: store.Store) -> pd.DataFrame | None:
     """Return the rows that `ingest` gathered, None when there are none."""
-    return data.read(conf.raw) if any(Path(conf.raw).glob("*.parquet")) else None
+    return store.read_rows(conf) if any(Path(conf.raw).glob("*.parquet")) else None
 
 
 def labelled(until: datetime) -> pd.DataFrame:
@@ -400,7 +414,8 @@ def labelled(until: datetime) -> pd.DataFrame:
     if found.is_empty():
         return pd.DataFrame(columns=[*data.SCHEMA])
     found = found.unique("key", keep="last", maintain_order=True)
-    rows, labels = prediction_log.as_raw(found), found["label"].to_pandas()
+    rows = feature_tables.Offline.of(data.SCHEMA).fill(prediction_log.as_raw(found), cells=True)
+    rows, labels = rows[[name for name in data.SCHEMA if name in rows]], found["label"].to_pandas()
     rows[data.TARGET] = labels >= 0.5 if data.SCHEMA[data.TARGET]["type"] == "boolean" else labels
     lacking = rows[[name for name in rows if not data.SCHEMA[name].get("null")]].isna()
     if n_left_out := lacking.any(axis=1).sum():

@@ -25,7 +25,7 @@ import numpy as np
 import pandas as pd
 
 from .. import data, model
-from . import ProjectError, UsageError, experiment, gates, prediction_log, settings, store, tracking
+from . import ProjectError, UsageError, experiment, feature_tables, gates, prediction_log, settings, store, tracking
 from .handoff import as_records
 from .pipeline import say
 from .triggers import moment
@@ -120,7 +120,8 @@ def span(text: str) -> tuple[datetime, datetime]:
 
 def read(options: argparse.Namespace, shifts: list[Shift], outages: list[tuple[datetime, datetime]]) -> pd.DataFrame:
     """Return the rows to replay, oldest first, as they are sent: drawn, shifted, without those of an outage."""
-    rows = data.read(options.rows).sort_values([data.TIME, data.KEY], ignore_index=True)
+    rows = feature_tables.Offline.of(data.SCHEMA).fill(data.read(options.rows), cells=True)
+    rows = rows.sort_values([data.TIME, data.KEY], ignore_index=True)
     moments = rows[data.TIME]
     wanted = (moments >= (options.since or moments.min())) & (moments < (options.until or pd.Timestamp.max))
     for first, last in outages:

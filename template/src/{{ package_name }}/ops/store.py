@@ -8,11 +8,14 @@ import shutil
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from . import ProjectError, settings
+from . import ProjectError, find_tables, settings
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 class Source(settings.Settings, frozen=True):
@@ -51,6 +54,14 @@ class Store(settings.Settings, frozen=True):
 def read() -> Store:
     """Return the store that conf/data.yml names."""
     return settings.read("data", Store)
+
+
+def read_rows(conf: Store) -> "pd.DataFrame":
+    """Return all gathered rows as data.read gives them, with the columns of the feature tables where SCHEMA has such."""
+    from .. import data
+
+    tables = find_tables()
+    return data.read(tables.joined(conf) if tables else conf.raw)
 
 
 def read_manifest(conf: Store) -> dict[str, dict[str, Any]]:

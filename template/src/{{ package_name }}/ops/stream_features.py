@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import data, features
-from . import UsageError, store
+from . import UsageError, feature_tables, store
 from .handoff import as_rows
 from .prediction_log import COLUMNS, PredictionLog, as_sent, open_log
 
@@ -60,5 +60,6 @@ def consume(log: PredictionLog, live: Path, n_rows: int) -> tuple[int, int]:
 def transform(frame: "pl.DataFrame") -> Any:
     """Return the model inputs of logged predictions, beside what the log says of each."""
     rows = frame.to_pandas()
-    inputs = features.build(as_rows(as_sent(frame).to_pandas(), {name: data.SCHEMA[name] for name in features.COLUMNS}))
+    sent = feature_tables.Offline.of(features.COLUMNS).fill(as_sent(frame).to_pandas(), cells=True)
+    inputs = features.build(as_rows(sent, {name: data.SCHEMA[name] for name in features.COLUMNS}))
     return rows[[name for name in (*COLUMNS, "label") if name not in inputs]].join(inputs)

@@ -20,7 +20,7 @@ import pandas as pd
 import pydantic
 
 from .. import data, features
-from . import ProjectError, Refused, UsageError, datasets, settings, store
+from . import ProjectError, Refused, UsageError, datasets, find_tables, settings, store
 
 PIPELINE_REPORT = Path("data/pipeline/validation.html")  # what dvc.yaml says this stage writes, and .json beside it
 Schema = dict[str, dict[str, Any]]
@@ -113,9 +113,9 @@ def run(options: argparse.Namespace) -> None:
     if options.file and not options.file.is_file():
         raise UsageError(f"no file {options.file}")
     with tempfile.TemporaryDirectory() as alone:  # data.read takes a folder
-        folder = Path(shutil.copy(options.file, alone)).parent if options.file else store.read().raw
-        source = str(options.file or folder)
-        report = validate(read(folder, source), limits, options.as_of, source=source)
+        place = Path(shutil.copy(options.file, alone)).parent if options.file else None
+        source = str(options.file or store.read().raw)
+        report = validate(read(place, source, joins=True), limits, options.as_of, source=source)
     if options.json:
         print(json.dumps(asdict(report), indent=2))
     settle(report, options.report)
@@ -148,10 +148,15 @@ def code() -> str:
     return whole.hexdigest()
 
 
-def read(folder: Path, source: str) -> pd.DataFrame:
-    """Return what data.read makes of FOLDER; raises Refused where the files are not such that it could."""
+def read(folder: Path | None, source: str, joins: bool = False) -> pd.DataFrame:
+    """Return what data.read makes of FOLDER, of all that is gathered where it is None; raises Refused where it cannot.
+
+    JOINS: the files in FOLDER are raw ones, which feature tables are to be joined to first.
+    """
     try:
-        return datasets.read(folder)
+        if folder and joins and (tables := find_tables()):
+            tables.fill_files(folder)
+        return datasets.read(folder) if folder else store.read_rows(store.read())
     except FileNotFoundError as error:
         raise ProjectError(f"data.read in data.py finds no rows in {source}") from error
     except (KeyError, TypeError, ValueError, OSError) as error:
