@@ -39,9 +39,11 @@ from .prediction_log import (
     open_log,
     plain,
 )
+from .score import read_file
 
 SIGMAS = 3  # a correlation this far from none is not chance
 AHEAD = timedelta(minutes=5)  # clocks differ; a label from further in the future could not be corrected until then
+SPAN = [pd.Timestamp(moment, tz="UTC") for moment in (datetime.min, datetime.max)]  # a zone leads out of it
 RECENT = 300  # labels of a source that are held against the predictions together, where a delivery is smaller
 AT_ONCE = 5_000  # values in one query
 FLIPS = ("replaced", "contradicts")
@@ -80,19 +82,9 @@ def run(options: argparse.Namespace) -> None:
 
 def read(file: Path, log: PredictionLog) -> Iterator[dict[str, Any]]:
     """Yield the labels in FILE; an empty cell is no label."""
-    if file.suffix not in (".parquet", ".csv"):
-        raise UsageError(f"{file} is neither .parquet nor .csv")
     keys = [data.KEY] if isinstance(data.KEY, str) else list(data.KEY)
-    texts = {
-        "request_id",
-        *(name for name in keys if data.SCHEMA[name]["type"] in ("text", "category")),
-    }  # 007 is not 7
-    try:
-        table = (
-            pd.read_parquet(file) if file.suffix == ".parquet" else pd.read_csv(file, dtype=dict.fromkeys(texts, "str"))
-        )
-    except ValueError as error:
-        raise ProjectError(f"{file} cannot be read: {error}") from None
+    text = {"type": "text"}
+    table = read_file(file, {"request_id": text, "at": text, **{name: data.SCHEMA[name] for name in keys}})
     column = next((name for name in (data.TARGET, "label") if name in table), None)
     by_request = "request_id" in table and "request_id" not in keys
     if column is None or not (by_request or set(keys) <= set(table)):
@@ -101,10 +93,10 @@ def read(file: Path, log: PredictionLog) -> Iterator[dict[str, Any]]:
             f"it has {', '.join(map(str, table))}"
         )
     table = table[table[column].notna()]
-    given = table[column].map(lambda cell: TRUTH.get(cell, cell) if isinstance(cell, str) else cell)
-    rows = pd.DataFrame({"label": pd.to_numeric(given, errors="coerce").astype("float64")})
+    rows = pd.DataFrame({"label": as_labels(table[column])})
     try:
-        rows["at"] = pd.to_datetime(table["at"], utc=True, format="ISO8601") if "at" in table else pd.NaT
+        at = pd.to_datetime(table["at"], utc=True, format="ISO8601") if "at" in table else pd.NaT
+        rows["at"] = at.clip(*SPAN) if isinstance(at, pd.Series) else at
         if by_request:
             rows["request_id"] = table["request_id"].astype("str")
             numbers = table.get("row", pd.Series(0, table.index)).fillna(0)
@@ -112,7 +104,8 @@ def read(file: Path, log: PredictionLog) -> Iterator[dict[str, Any]]:
             if (rows["row"] != numbers).any():
                 raise ValueError("it is none of 0, 1, 2 ...")
     except (ValueError, TypeError) as error:
-        raise ProjectError(f"{file}: `at` must be a time as in 2013-07-01T06:00, `row` a number: {error}") from None
+        said = str(error).partition(" You might")[0]
+        raise ProjectError(f"{file}: `at` must be a time as in 2013-07-01T06:00, `row` a number: {said}") from None
     if not by_request:
         for name in keys:
             rows[name] = as_kind(table[name], data.SCHEMA[name])
@@ -123,6 +116,14 @@ def read(file: Path, log: PredictionLog) -> Iterator[dict[str, Any]]:
             what = "request_id" if by_request else ", ".join(keys)
             raise ProjectError(f"{file}: a label has no {what}: drop it, or give it one")
         yield place | {"label": one["label"], "at": at}
+
+
+def as_labels(given: pd.Series) -> pd.Series:
+    """Return labels as float64, true as 1 where the target is true or false; what is none is missing."""
+    if data.SCHEMA[data.TARGET]["type"] == "boolean":
+        given = given.map(lambda cell: TRUTH.get(cell, cell) if isinstance(cell, str) else cell).astype("object")
+        given = given.map(lambda cell: float(cell) if isinstance(cell, bool | np.bool_) else cell)
+    return as_kind(given, {"type": "number"})
 
 
 def deliver(log: PredictionLog, labels: Iterable[dict[str, Any]], source: str, override: bool = False) -> Counter[str]:
@@ -293,4 +294,6 @@ def allowed(label: Any) -> bool:
         return False
     if rule["type"] == "boolean":
         return label in (0, 1)
+    if isinstance(label, bool | np.bool_):
+        return False
     return math.isfinite(label) and rule.get("min", -math.inf) <= label <= rule.get("max", math.inf)

@@ -149,6 +149,8 @@ def as_rows(table: pd.DataFrame, columns: dict[str, dict[str, Any]]) -> pd.DataF
 def as_kind(given: pd.Series, rule: dict[str, Any]) -> pd.Series:
     """Return GIVEN in the type that RULE asks for; what is not of that kind becomes missing."""
     if rule["type"] == "number":
+        if pd.api.types.is_bool_dtype(given) or given.dtype == "object":  # True is no number, though it counts as 1
+            given = given.astype("object").mask(given.map(lambda cell: isinstance(cell, bool | np.bool_)).astype(bool))
         numbers = pd.to_numeric(given, errors="coerce").astype("float64")
         return numbers.where(np.isfinite(numbers))
     if rule["type"] == "time":

@@ -4,6 +4,7 @@ python -m {package} score data/raw/flights-2013-12.parquet --output data/scored.
 """
 
 import argparse
+import csv
 import sys
 from pathlib import Path
 from typing import Any
@@ -56,18 +57,63 @@ def load(file: Path) -> Any:
 
 def read_table(file: Path, columns: dict[str, dict[str, Any]]) -> pd.DataFrame:
     """Return the rows of a .csv or .parquet file, shape (n_rows, n_columns), one row or more."""
-    try:
-        if ending(file) == ".parquet":
-            table = pd.read_parquet(file)
-        else:  # a text such as 007 or NA stays as it is; only an empty cell is missing
-            texts = [name for name, rule in columns.items() if rule["type"] in ("text", "category")]
-            texts = [name for name in texts if all(isinstance(value, str) for value in columns[name].get("values", []))]
-            table = pd.read_csv(file, dtype=dict.fromkeys(texts, "str"), keep_default_na=False, na_values=[""])
-    except (ValueError, OSError) as error:
-        raise ProjectError(f"{file} cannot be read: {' '.join(str(error).split())}") from error
+    table = read_file(file, columns)
     if table.empty:
         raise ProjectError(f"{file} has no rows")
     return table
+
+
+def read_file(file: Path, columns: dict[str, dict[str, Any]]) -> pd.DataFrame:
+    """Return the rows of a .csv or .parquet file: the one reader of tables that people hand over.
+
+    In a CSV file only an empty cell is missing; in those of COLUMNS that are text, 007 or NA stays as it is.
+    """
+    try:
+        if ending(file) == ".parquet":
+            return pd.read_parquet(file)
+        names, width = check_lines(file)
+        texts = [name for name, rule in columns.items() if rule["type"] in ("text", "category")]
+        texts = [name for name in texts if all(isinstance(value, str) for value in columns[name].get("values", []))]
+        return pd.read_csv(
+            file,
+            header=0,
+            names=[*names, *range(len(names), width)],
+            usecols=names,
+            index_col=False,  # else a comma at the end of each line shifts all columns by one
+            dtype=dict.fromkeys(texts, "str"),
+            keep_default_na=False,
+            na_values=[""],
+            low_memory=False,
+        )
+    except (ValueError, OSError, csv.Error) as error:
+        raise ProjectError(f"{file} cannot be read: {' '.join(str(error).split())}") from error
+
+
+def check_lines(file: Path) -> tuple[list[str], int]:
+    """Return the names in a CSV file's header and the most cells in a line; raises ValueError when cells do not fit names.
+
+    Empty cells after the last name are none: some programs end each line with a comma.
+    """
+    with file.open(encoding="utf-8-sig", newline="") as content:
+        lines = csv.reader(content)
+        header = next(filter(None, lines), [])
+        names = list(header)
+        while names and not names[-1]:
+            names.pop()
+        if not names:
+            raise ValueError("it has no header")
+        if len(names) == 1 and (other := [mark for mark in ";\t|" if mark in names[0]]):
+            raise ValueError(f"its cells are separated by {other[0]!r}, must be by commas")
+        if twice := [name for name in names if name and names.count(name) > 1]:
+            raise ValueError(f"column {twice[0]} stands twice in its header, keep one")
+        n, width = len(names), len(header)
+        for cells in filter(None, lines):
+            if len(cells) < n or any(cells[n:]):
+                raise ValueError(f"line {lines.line_num} has {len(cells)} cells, the header {n}: mend the line")
+            if cells[:n] == names:
+                raise ValueError(f"line {lines.line_num} is the header again: take it out")
+            width = max(width, len(cells))
+    return [name or f"Unnamed: {at}" for at, name in enumerate(names)], width
 
 
 def ending(file: Path) -> str:
