@@ -5,7 +5,8 @@ python -m {package} drift data/raw 'postgresql+psycopg://reader:${PASSWORD}@host
 
 A place is a parquet file, a folder of them, or a table or view of a database, written URL#TABLE. Rows are counted a chunk
 at a time, so that memory does not grow with them. A column has drifted when its change is certain (Kolmogorov-Smirnov
-or chi-squared, Benjamini-Hochberg over all columns) and large (population stability index, PSI).
+or chi-squared, Benjamini-Hochberg over all columns) and large (population stability index, PSI). Of a time the hour of the
+day is compared, of a date the day of the week, of a list its length.
 """
 
 import argparse
@@ -48,8 +49,8 @@ class Column:
                 .sort()
             )
         known = plain[np.isfinite(plain)]
-        low, high = np.quantile(known, [TAIL, 1 - TAIL]) if len(known) else (0.0, 0.0)
-        return cls(float(low), float(high - low) / (N_CELLS - 1) or 1 / N_CELLS)
+        low, high = np.quantile(known / 2, [TAIL, 1 - TAIL]) if len(known) else (0.0, 0.0)  # halves do not overflow
+        return cls(2 * float(low), 2 * (float(high - low) / (N_CELLS - 1)) or 1 / N_CELLS)
 
     def empty(self) -> "Column":
         return Column(self.low, self.step, self.values)
@@ -58,15 +59,16 @@ class Column:
         """Count the values of a chunk. The last three counts: below the cells, above (or other values), missing."""
         plain = numbers(given)
         if not self.step:
-            text = plain if isinstance(plain, pl.Series) else given.cast(pl.String)
+            text = plain if isinstance(plain, pl.Series) else as_text(given, plain)
             counted = text.alias("value").value_counts(name="rows")
             place = {value: number for number, value in enumerate(self.values)} | {None: -1}
             where = [place.get(value, -2) for value in counted[:, 0].to_list()]
             np.add.at(self.counts, where, counted[:, 1].to_numpy())
             return
         if isinstance(plain, pl.Series):  # text in a number's place is missing
-            plain = given.cast(pl.Float64, strict=False).to_numpy()
-        cells = (plain - self.low) * (1 / self.step)
+            plain = (given if given.dtype == pl.Boolean else plain).cast(pl.Float64, strict=False).to_numpy()
+        with np.errstate(over="ignore"):  # what is that far out lies above or below all cells
+            cells = (plain / 2 - self.low / 2) / (self.step / 2)
         missing = int(np.isnan(cells).sum())
         cells += 1
         np.fmin(cells, N_CELLS + 1, out=cells)  # what is missing, too, comes to lie above
@@ -100,7 +102,9 @@ class Column:
             bins = np.minimum(before * N_BINS // max(int(here.sum()), 1), N_BINS - 1).astype(np.intp)
             _, starts, bins = np.unique(bins, return_index=True, return_inverse=True)
             counts = [np.append(np.bincount(bins, one.ordered, len(starts)), one.counts[-1]) for one in (self, other)]
-            names = [f"from {self.low + (start - 1) * self.step:.4g}" for start in starts] + ["missing"]
+            names = [f"from {2 * (self.low / 2 + (start - 1) * (self.step / 2)):.4g}" for start in starts.tolist()] + [
+                "missing"
+            ]
             names[0] = "lowest"
         smooth = [
             (some + 0.5) / (some.sum() + 0.5 * len(some)) for some in counts
@@ -184,12 +188,37 @@ def independence(table: np.ndarray) -> dict[str, float]:
 
 
 def numbers(given: pl.Series) -> np.ndarray | pl.Series:
-    """Return GIVEN as float64, a time as its hour of the day; or, when it is a category, as text."""
-    if given.dtype.is_numeric():
+    """Return GIVEN as float64, or, when it is a category, as text.
+
+    A time counts as its hour of the day and a date as its day of the week, as all later ones are new; a duration as its
+    seconds, a list as its length. What is nested otherwise is compared as the JSON that it is written as.
+    """
+    kind = given.dtype
+    if kind.is_numeric():
         return given.cast(pl.Float64).to_numpy()  # null becomes nan
-    if given.dtype == pl.Datetime:
+    if kind in (pl.Datetime, pl.Time):
         return (given.dt.hour() + given.dt.minute() / 60).cast(pl.Float64).to_numpy()
+    if kind == pl.Date:
+        return given.dt.weekday().cast(pl.Float64).to_numpy()
+    if kind == pl.Duration:
+        return given.dt.total_microseconds().cast(pl.Float64).to_numpy() / 1e6
+    if kind == pl.List:
+        return given.list.len().cast(pl.Float64).to_numpy()
+    if kind == pl.Array:
+        return numbers(given.cast(pl.List(kind.inner)))  # type: ignore[attr-defined]
+    if kind == pl.Struct:
+        text = given.struct.json_encode()
+        return text.set(given.is_null(), None) if given.null_count() else text
+    if kind == pl.Binary:
+        return given.bin.encode("base64")
+    if kind == pl.Object:  # what polars has no type for
+        return pl.Series(given.name, [None if cell is None else str(cell) for cell in given.to_list()], dtype=pl.String)
     return given.cast(pl.String)
+
+
+def as_text(given: pl.Series, plain: np.ndarray) -> pl.Series:
+    """Return numbers in a category's place as text, as they are written."""
+    return (pl.Series(given.name, plain) if given.dtype.is_nested() else given).cast(pl.String)
 
 
 def sample(chunks: Chunks) -> pl.DataFrame:
