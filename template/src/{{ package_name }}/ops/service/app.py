@@ -162,7 +162,9 @@ def add_endpoint(app: FastAPI, service: Service, endpoint: Endpoint) -> None:
         given = request.headers.get("content-type", "none")
         if given.partition(";")[0].strip().lower() != "application/json":
             raise Unanswerable(415, f"the content type is {given[:60]}, must be application/json")
-        rows = servable.contract.parse(await request.body())
+        body = await request.body()
+        rows = servable.contract.parse(body)
+        request.scope["body_bytes"] = len(body)
         if len(rows) > service.settings.max_rows:
             most = service.settings.max_rows
             raise Unanswerable(422, f"{len(rows):,} rows in one request, at most {most:,} are answered: send several")
