@@ -218,9 +218,7 @@ def expectations(schema: Schema, limits: Validation, as_of: pd.Timestamp | None 
             )
         if rule["type"] in ("text", "category") and "values" not in rule:
             most = rule.get("max_length", MAX_LENGTH)
-            must(
-                f"have {most:,} characters at most", "ColumnValueLengthsToBeBetween", column=name, max_value=most
-            )
+            must(f"have {most:,} characters at most", "ColumnValueLengthsToBeBetween", column=name, max_value=most)
         if rule.get("unique"):
             must("be unique", "ColumnValuesToBeUnique", column=name)
     if learning:
