@@ -288,6 +288,7 @@ def describe_predict(servable: Servable, schema: str) -> dict[str, Any]:
     error = {"error": text, "request_id": text, "problems": {"type": "array", "items": {"properties": cell}}}
     errors = {
         "400": "The body is not JSON.",
+        "408": "The request did not arrive in time.",
         "413": "The body is too large.",
         "415": "The body is not declared as JSON.",
         "422": "A column is missing, unknown or wrong; the answer names each.",
