@@ -19,6 +19,7 @@ from pathlib import Path
 from . import ProjectError, UsageError
 
 FILE = Path("data/keys")  # kept out of git, as all of data/
+MADE = FILE.with_suffix(".made")  # there was a key once: without one the service is closed from then on, not open
 SCOPES = ("predict", "admin")  # predict: ask for predictions; admin: that, the metrics and whatever else there is
 
 
@@ -45,6 +46,8 @@ def run(options: argparse.Namespace) -> None:
         del keys[names[options.name]]
         write(keys)
         print(f"removed the key of {options.name}")
+        if not read():
+            print(f"it was the last, so nobody is answered: add one, or delete {FILE} and {MADE} to open it to all")
         return
     if options.name in [*names, *elsewhere]:
         raise ProjectError(
@@ -66,26 +69,48 @@ def read() -> dict[str, tuple[str, str]]:
 
 
 def kept() -> dict[str, tuple[str, str]]:
-    return parse(FILE.read_text(encoding="utf-8")) if FILE.is_file() else {}
+    try:
+        return parse(FILE.read_text(encoding="utf-8"), str(FILE))
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise ProjectError(f"{FILE} cannot be read ({error.strerror}): mend it, or bring it back") from error
+    except UnicodeDecodeError as error:
+        raise ProjectError(f"{FILE} is no text: bring it back, or delete it and add each key again") from error
 
 
 def given() -> dict[str, tuple[str, str]]:
-    return parse(os.environ.get("SERVICE_KEYS", ""))
+    return parse(os.environ.get("SERVICE_KEYS", ""), "SERVICE_KEYS")
 
 
-def parse(text: str) -> dict[str, tuple[str, str]]:
+def parse(text: str, place: str) -> dict[str, tuple[str, str]]:
     keys = {}
-    for line in text.splitlines():
+    for n, line in enumerate(text.splitlines(), 1):
         if line.strip():
-            name, scope, digest = (line.split() + ["", "", ""])[:3]
-            if scope not in SCOPES or not re.fullmatch(r"[0-9a-f]{64}", digest):
-                raise ProjectError(f"the key of {name} is not `NAME SCOPE SHA256`: add it again")
+            name, scope, digest, *more = line.split() + ["", "", ""]
+            if scope not in SCOPES or not re.fullmatch(r"[0-9a-f]{64}", digest) or any(more):
+                raise ProjectError(f"{place}, line {n}, is not `NAME SCOPE SHA256`: take it out and add that key again")
             keys[digest] = (name, scope)
     return keys
 
 
+def asked() -> bool:
+    """Whether there are keys or ever were: the last one removed, or their file gone, opens nothing."""
+    return FILE.exists() or MADE.exists() or "SERVICE_KEYS" in os.environ
+
+
+def stamp() -> tuple[int, int, int] | None:
+    """Return what changes whenever data/keys does; None: there is none."""
+    try:
+        facts = FILE.stat()
+    except OSError:
+        return None
+    return facts.st_ino, facts.st_size, facts.st_mtime_ns
+
+
 def write(keys: dict[str, tuple[str, str]]) -> None:
     FILE.parent.mkdir(parents=True, exist_ok=True)
+    MADE.touch()
     new = FILE.with_name(f".{FILE.name}.new")
     new.touch(mode=0o600)
     new.write_text("".join(f"{name} {scope} {digest}\n" for digest, (name, scope) in keys.items()), encoding="utf-8")

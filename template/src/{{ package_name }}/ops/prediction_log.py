@@ -162,6 +162,8 @@ class Conf(settings.Settings, frozen=True):
     flush_rows: pydantic.PositiveInt
     flush_s: pydantic.PositiveFloat
     queue_rows: pydantic.PositiveInt
+    queue_bytes: pydantic.PositiveInt = 200_000_000
+    flush_bytes: pydantic.PositiveInt = 20_000_000
     when_full: Literal["drop", "refuse"]
     labels: Believed
     out_of_range: OutOfRange

@@ -30,6 +30,7 @@ from .. import features, model
 from . import ProjectError, Refused, UsageError, compute, feature_tables, settings, store
 from .handoff import KINDS, as_kind
 from .pipeline import read_json, say, write_json
+from .service.contract import MAX_LENGTH
 
 CHUNK_ROWS = 100_000  # rows of a part in memory at once; more is no faster
 MARK = b"scored"  # key of a part's mark in its parquet file
@@ -196,6 +197,10 @@ def check(table: pd.DataFrame, columns: dict[str, dict[str, Any]]) -> tuple[pd.D
         if "values" in rule:
             wrong |= ~none & ~kind.isin(rule["values"])
             needed = f"one of {', '.join(map(str, rule['values']))}"
+        elif rule["type"] in ("text", "category"):
+            most = rule.get("max_length", MAX_LENGTH)
+            wrong |= kind.str.len().gt(most)
+            needed += f", {most:,} characters at most"
         for at in np.flatnonzero(wrong):
             value = given.iloc[at]
             shown = "missing" if pd.isna(value) else f"{value!r:.60}"

@@ -9,6 +9,8 @@ http://127.0.0.1:8000/docs describes the routes, the columns and an example row.
 
 import argparse
 import asyncio
+import functools
+import math
 import os
 import signal
 from types import FrameType
@@ -28,7 +30,7 @@ def run(options: argparse.Namespace) -> None:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     import uvicorn
 
-    from .service.app import Service, Serving, make_app
+    from .service.app import Service, Serving, bounded, make_app, sweep
     from .service.servable import resolve
     from .settings import read
 
@@ -36,6 +38,10 @@ def run(options: argparse.Namespace) -> None:
     service = Service(resolve(options.model), settings)
     config = uvicorn.Config(
         make_app(service),
+        http=bounded(service),
+        ws="none",  # whatever speaks it would be beyond the limits of connections
+        lifespan="on",  # or it would answer 500 to all, when something fails at the start
+        timeout_keep_alive=math.ceil(settings.idle_s),
         host=options.host or settings.host,
         port=settings.port if options.port is None else options.port,
         ssl_certfile=settings.tls_certificate,
@@ -49,11 +55,19 @@ def run(options: argparse.Namespace) -> None:
     class Server(uvicorn.Server):
         async def startup(self, sockets: list | None = None) -> None:
             self.loop = asyncio.get_running_loop()  # first: it may be told to stop before it answers
+            if config.ssl:  # a handshake counts as no connection yet
+                shake = functools.partial(self.loop.create_server, ssl_handshake_timeout=settings.receive_s)
+                self.loop.create_server = shake  # type: ignore[method-assign]
             await super().startup(sockets)
             host, port = self.servers[0].sockets[0].getsockname()[:2]
             scheme, address = "https" if config.ssl else "http", f"[{host}]" if ":" in host else host
             version = service.main.servable.version
             print(f"serving {options.model} version {version} on {scheme}://{address}:{port}", flush=True)
+
+        async def on_tick(self, counter: int) -> bool:
+            if counter % 10 == 0:  # it ticks ten times a second
+                sweep(self, self.loop.time())
+            return await super().on_tick(counter)
 
         def handle_exit(self, sig: int, frame: FrameType | None) -> None:
             """Answer on for drain_s, then finish what is in flight and exit 0; a second Ctrl-C does not wait."""

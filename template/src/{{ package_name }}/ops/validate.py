@@ -21,6 +21,7 @@ import pydantic
 
 from .. import data, features
 from . import ProjectError, Refused, UsageError, datasets, find_tables, settings, store
+from .service.contract import MAX_LENGTH
 
 PIPELINE_REPORT = Path("data/pipeline/validation.html")  # what dvc.yaml says this stage writes, and .json beside it
 Schema = dict[str, dict[str, Any]]
@@ -54,6 +55,7 @@ class Column(settings.Settings, strict=True, frozen=True):
     values: list[str | float] | None = pydantic.Field(None, min_length=1)
     min: float = -LARGEST
     max: float = LARGEST
+    max_length: int = pydantic.Field(MAX_LENGTH, ge=1)
     null: bool = False
     unique: bool = False
 
@@ -61,6 +63,8 @@ class Column(settings.Settings, strict=True, frozen=True):
     def bounds_fit(self) -> "Column":
         if self.type != "number" and self.model_fields_set & {"min", "max"}:
             raise ValueError(f"min and max are for a number, not for a {self.type}")
+        if (self.type not in ("text", "category") or self.values) and "max_length" in self.model_fields_set:
+            raise ValueError(f"max_length is for text and category without values, not for this {self.type}")
         if self.min > self.max:
             raise ValueError(f"min {self.min:g} is above max {self.max:g}")
         return self
@@ -217,6 +221,9 @@ def expectations(schema: Schema, limits: Validation, as_of: pd.Timestamp | None 
                 min_value=low,
                 max_value=high,
             )
+        if rule["type"] in ("text", "category") and "values" not in rule:
+            most = rule.get("max_length", MAX_LENGTH)
+            must(f"have {most:,} characters at most", "ColumnValueLengthsToBeBetween", column=name, max_value=most)
         if rule.get("unique"):
             must("be unique", "ColumnValuesToBeUnique", column=name)
     if learning:

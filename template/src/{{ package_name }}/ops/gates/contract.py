@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ... import data
-from ..service.contract import Contract
+from ..service.contract import MAX_LENGTH, Contract
 from . import Candidate, Finding, Release
 
 CONTRACTS = Path("contracts")
@@ -69,6 +69,7 @@ def covers(wide: Schema, narrow: Schema) -> bool:
         value = narrow["const"]
         kind = {str: "string", bool: "boolean", type(None): "null"}.get(type(value), "number")
         narrow = {"type": kind, "minimum": value, "maximum": value} if kind == "number" else {"type": kind}
+        narrow |= {"maxLength": len(value)} if kind == "string" else {}
         if "const" in wide:
             return wide["const"] == value
     kinds = {narrow["type"], "number" if narrow["type"] == "integer" else narrow["type"]}
@@ -77,6 +78,7 @@ def covers(wide: Schema, narrow: Schema) -> bool:
         and wide.get("pattern") in (None, narrow.get("pattern"))
         and narrow.get("minimum", float("-inf")) >= wide.get("minimum", float("-inf"))
         and narrow.get("maximum", float("inf")) <= wide.get("maximum", float("inf"))
+        and narrow.get("maxLength", MAX_LENGTH) <= wide.get("maxLength", float("inf"))  # none: of before there was one
     )
 
 

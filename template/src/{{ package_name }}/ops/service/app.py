@@ -1,21 +1,28 @@
-"""The HTTP side: routes, limits, metrics, request ids and what an error looks like."""
+"""The HTTP side: routes, limits, metrics, request ids, what an error looks like and what a connection may cost."""
 
+import asyncio
 import contextlib
 import gc
+import ipaddress
+import json
 import logging
 import re
 import secrets
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from typing import Any
 
 import prometheus_client as prometheus
+import pydantic
+import uvicorn
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic_core import to_json
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from ..settings import Settings
 from . import found
@@ -24,6 +31,10 @@ from .servable import Servable
 
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")  # a caller's own id is kept when it is harmless in a log
 BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)  # seconds
+HEAD_BYTES = 65_536  # of a request's line and headers: several times what servers in front of this one let through
+FRAMING = 10  # a body in chunks may take so many times the bytes that are read of it
+FLUSH_S = 10.0  # for a caller to take what was written, before the connection ends without
+STATUS = {408: "Request Timeout", 431: "Request Header Fields Too Large", 503: "Service Unavailable"}
 LOG = logging.getLogger("uvicorn.error")
 
 
@@ -38,6 +49,10 @@ class Serving(Settings, frozen=True):
     grace_s: int
     tls_certificate: str | None
     tls_key: str | None
+    receive_s: pydantic.PositiveFloat = 15
+    idle_s: pydantic.PositiveFloat = 5
+    connections: pydantic.PositiveInt = 512
+    connections_per_address: pydantic.PositiveInt = 256
 
 
 class Endpoint:
@@ -162,7 +177,9 @@ def add_endpoint(app: FastAPI, service: Service, endpoint: Endpoint) -> None:
         given = request.headers.get("content-type", "none")
         if given.partition(";")[0].strip().lower() != "application/json":
             raise Unanswerable(415, f"the content type is {given[:60]}, must be application/json")
-        rows = servable.contract.parse(await request.body())
+        body = await request.body()
+        rows = servable.contract.parse(body)
+        request.scope["body_bytes"] = len(body)
         if len(rows) > service.settings.max_rows:
             most = service.settings.max_rows
             raise Unanswerable(422, f"{len(rows):,} rows in one request, at most {most:,} are answered: send several")
@@ -271,6 +288,7 @@ def describe_predict(servable: Servable, schema: str) -> dict[str, Any]:
     error = {"error": text, "request_id": text, "problems": {"type": "array", "items": {"properties": cell}}}
     errors = {
         "400": "The body is not JSON.",
+        "408": "The request did not arrive in time.",
         "413": "The body is too large.",
         "415": "The body is not declared as JSON.",
         "422": "A column is missing, unknown or wrong; the answer names each.",
@@ -289,3 +307,128 @@ def content(schema: dict[str, Any]) -> dict[str, Any]:
 def closed(properties: dict[str, Any], *optional: str) -> dict[str, Any]:
     required = [name for name in properties if name not in optional]
     return {"type": "object", "properties": properties, "required": required}
+
+
+def bounded(service: Service) -> type[HttpToolsProtocol]:
+    """Return uvicorn's protocol within the limits of conf/serving.yml; `Server` calls its `sweep` once a second."""
+    settings, registry = service.settings, service.registry
+    ended = prometheus.Counter("http_connections_ended", "By the service, and why.", ["why"], registry=registry)
+    for why in ("full", "late", "large", "unread"):
+        ended.labels(why)
+    open_now = prometheus.Gauge("http_connections", "Open at this moment.", registry=registry)
+    by_address: Counter[str] = Counter()
+
+    class Connection(HttpToolsProtocol):
+        def __init__(self, *given: Any, **named: Any) -> None:
+            super().__init__(*given, **named)
+            self.address: str | None = None
+            self.idle_since: float | None = None  # nothing is asked and nothing answered
+            self.began: float | None = None  # a request that has not arrived whole: when its first byte did
+            self.stuck_since: float | None = None  # the caller does not read what was written
+            self.size = 0  # bytes of that request, as far as it came in more than one piece
+
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+            super().connection_made(transport)
+            self.idle_since, self.address = self.loop.time(), network((self.client or ("", 0))[0])
+            by_address[self.address] += 1
+            open_now.inc()
+            if len(self.connections) > settings.connections:
+                self.end("full", 503, f"{settings.connections} connections are open, no more at once")
+            elif by_address[self.address] > settings.connections_per_address:
+                most = settings.connections_per_address
+                self.end("full", 503, f"{most} connections of this address are open, no more at once")
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            super().connection_lost(exc)
+            if self.address is not None:
+                open_now.dec()
+                by_address[self.address] -= 1
+                if not by_address[self.address]:
+                    del by_address[self.address]
+                self.address = None
+
+        def data_received(self, data: bytes) -> None:
+            # uvicorn's timer ends with any byte, such as a line end, of which a request does not consist: `sweep` is it
+            super().data_received(data)
+            if self.began is not None:
+                self.size += len(data)
+                if self.size > HEAD_BYTES and not self.headed:
+                    self.end("large", 431, f"the headers have more than the {HEAD_BYTES:,} bytes that are read")
+                elif self.size > FRAMING * settings.max_body_bytes + HEAD_BYTES and not self.told_length:
+                    self.end("large")
+
+        def on_message_begin(self) -> None:
+            super().on_message_begin()
+            self.idle_since, self.began, self.size = None, self.loop.time(), 0
+            self.scope["state"]["began"] = self.began  # for a deadline that counts from the first byte
+
+        def on_message_complete(self) -> None:
+            super().on_message_complete()
+            self.began = None
+
+        def on_response_complete(self) -> None:
+            super().on_response_complete()
+            if not self.pipeline:
+                self.idle_since = self.loop.time()
+
+        def pause_writing(self) -> None:
+            super().pause_writing()
+            self.stuck_since = self.loop.time()
+
+        def resume_writing(self) -> None:
+            super().resume_writing()
+            self.stuck_since = None
+
+        @property
+        def headed(self) -> bool:
+            """Whether the headers of the request that is arriving are complete."""
+            return self.cycle is not None and self.cycle.scope is self.scope
+
+        @property
+        def told_length(self) -> bool:
+            return any(name == b"content-length" for name, _ in self.headers)
+
+        def end(self, why: str, status: int | None = None, error: str = "") -> None:
+            """Close, once what is written is sent; before, say STATUS and ERROR where an answer is due."""
+            ended.labels(why).inc()
+            if status:
+                body = json.dumps({"error": error}).encode()
+                head = f"HTTP/1.1 {status} {STATUS[status]}\r\ncontent-type: application/json\r\n"
+                head += f"content-length: {len(body)}\r\nretry-after: 1\r\nconnection: close\r\n\r\n"
+                self.transport.write(head.encode() + body)
+            self.transport.close()
+
+        def look(self, now: float) -> None:
+            """End what takes too long."""
+            if self.transport.is_closing() or self.stuck_since is not None:
+                self.stuck_since = self.stuck_since or now
+                if now - self.stuck_since > FLUSH_S:
+                    ended.labels("unread").inc()
+                    self.transport.abort()
+            elif self.began is not None:
+                if now - self.began <= settings.receive_s or self.flow.read_paused:
+                    return  # paused: it is this side that does not read
+                answering = self.cycle is not None and not self.cycle.response_complete
+                if not self.headed and answering:
+                    self.cycle.keep_alive = False  # what was asked before is answered yet
+                elif self.headed and (self.cycle.response_started or self.cycle.response_complete):
+                    self.end("late")
+                else:
+                    self.end("late", 408, f"the request had not arrived whole after {settings.receive_s:g} s")
+            elif self.idle_since is not None and now - self.idle_since > settings.idle_s:
+                self.end("late")
+
+    return Connection
+
+
+def network(address: str) -> str:
+    """Return whom ADDRESS belongs to: of IPv6 its first 64 bits, as one machine has all addresses of these."""
+    if ":" not in address:
+        return address
+    parsed = ipaddress.IPv6Address(address.partition("%")[0])
+    return str(parsed.ipv4_mapped or int(parsed) >> 64)
+
+
+def sweep(server: uvicorn.Server, now: float) -> None:
+    for connection in list(server.server_state.connections):
+        connection.look(now)  # type: ignore[union-attr]

@@ -12,6 +12,7 @@ from pydantic_core import SchemaValidator, ValidationError, core_schema
 from ... import data
 
 Row = dict[str, Any]
+MAX_LENGTH = 1_000  # characters of a text, unless SCHEMA says otherwise: names and codes are shorter, a flood is not
 DTYPES = {"number": "float64", "time": "datetime64[us]"}  # as ops.handoff.as_rows gives; the rest stays object
 
 
@@ -91,7 +92,7 @@ def cell(rule: dict[str, Any]) -> core_schema.CoreSchema:
     elif rule["type"] == "boolean":
         schema = core_schema.bool_schema(strict=True)
     else:
-        schema = core_schema.str_schema(strict=True)
+        schema = core_schema.str_schema(strict=True, max_length=rule.get("max_length", MAX_LENGTH))
     return core_schema.nullable_schema(schema) if rule.get("null") else schema
 
 

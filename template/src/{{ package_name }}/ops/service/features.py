@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -18,6 +19,7 @@ from .app import LOG, App, Service, explain
 from .contract import Unanswerable, cell
 
 FRESH_S = 10.0  # how old the knowledge may be of which columns there are; values are always looked up
+THREADS = ThreadPoolExecutor(4, "feature-tables")  # of their own: a store that waits must not take those that predict
 MOMENT = SchemaValidator(cell({"type": "time"}))
 EPOCH = datetime(1970, 1, 1)
 
@@ -118,7 +120,9 @@ class Filled:
                 message = await receive()
             else:
                 return await explain(scope, 400, "the body ended early")(scope, receive, send)
-            body = await asyncio.to_thread(self.online.fill, body, columns, self.service.settings.max_rows)
+            body = await asyncio.get_running_loop().run_in_executor(
+                THREADS, self.online.fill, body, columns, self.service.settings.max_rows
+            )
         except Unanswerable as error:
             return await explain(scope, error.status, error.error)(scope, receive, send)
         except SQLAlchemyError as error:

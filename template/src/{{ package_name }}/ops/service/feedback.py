@@ -2,17 +2,21 @@
 
 import asyncio
 from collections import Counter
+from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import datetime
 from typing import Any
 
 import prometheus_client as prometheus
 import pydantic
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, HTTPException, Request
 
 from .. import feedback
 from ..prediction_log import Away, open_log
 from .app import Service, closed, content
 from .contract import Unanswerable
+
+THREAD = ThreadPoolExecutor(1, "feedback")  # of its own: a store that waits must not take those that predict
+WAITING = 8  # deliveries; more would take the places of requests to predict, too
 
 
 class Label(pydantic.BaseModel, extra="forbid"):
@@ -36,6 +40,7 @@ LABELS = pydantic.TypeAdapter(list[Label])
 
 def extend(app: FastAPI, service: Service) -> None:
     log = open_log()
+    waiting: set[Future[Counter[str]]] = set()
     counted = prometheus.Counter("feedback_labels", "By what became of them.", ["outcome"], registry=service.registry)
     text = {"type": "string"}
     error = content(closed({"error": text, "request_id": text}))
@@ -46,7 +51,7 @@ def extend(app: FastAPI, service: Service) -> None:
             409: "They contradict too much and are kept aside, all of them.",
             413: "The body is too large.",
             422: "It is no list of labels.",
-            503: "The store is away: nothing was kept, send them again.",
+            503: "The store is away, or slow: nothing was kept, send them again.",
         }.items()
     }
     responses[200] = {"description": "What became of how many."} | content(
@@ -63,8 +68,14 @@ def extend(app: FastAPI, service: Service) -> None:
             first = wrong.errors(include_url=False, include_context=False)[0]
             raise Unanswerable(422, f"label {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
         source = request.scope.get("caller", "unknown")
+        if len(waiting) >= WAITING:
+            retry = {"retry-after": "1"}
+            raise HTTPException(503, f"{WAITING} deliveries wait for the store; send them again", retry)
+        kept = THREAD.submit(log.add_labels, [one.model_dump() for one in given], source)
+        waiting.add(kept)
+        kept.add_done_callback(waiting.discard)
         try:
-            done: Counter[str] = await asyncio.to_thread(log.add_labels, [one.model_dump() for one in given], source)
+            done = await asyncio.wrap_future(kept)
         except feedback.Disbelieved as doubt:
             counted.labels("disbelieved").inc(len(given))
             raise Unanswerable(409, str(doubt)) from None

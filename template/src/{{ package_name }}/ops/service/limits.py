@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import math
 import time
 from collections.abc import Callable
@@ -14,11 +15,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .. import ProjectError, keys
 from ..settings import Settings, read
-from .app import Service, closed, content, explain
+from .app import Service, closed, content, explain, network
 
 PROBES = ("/health", "/ready")  # of the platform, which has no key, and must hear when all is busy
 READ = ("/openapi.json", "/docs", "/model", "/predict")  # ends of the paths for which the scope `predict` is enough
 REREAD_S = 1.0  # a key that was removed is taken for so long still
+LOG = logging.getLogger("uvicorn.error")
 MEANINGS = {
     "401": "No key, or one that is not known.",
     "403": "The key's scope does not include this.",
@@ -41,13 +43,48 @@ class Turned(Exception):
     """A request that is turned away: status, why, headers."""
 
 
+class Known:
+    """The keys. While data/keys is damaged those read before hold, and log and metrics say so; without it all is closed."""
+
+    def __init__(self, limits: Limits, registry: prometheus.CollectorRegistry) -> None:
+        self.stamp, self.keys = keys.stamp(), keys.read()
+        self.read_at, self.error, self.asked = time.monotonic(), "", limits.require_key or keys.asked()
+        if self.stamp:  # of before there was such a file
+            with contextlib.suppress(OSError):
+                keys.MADE.touch()
+        if self.asked and not self.keys:
+            LOG.error("there is no key, so nobody is answered: `keys add` makes one")
+        damaged = prometheus.Gauge("keys_damaged", "1: those read before it was damaged hold.", registry=registry)
+        damaged.set_function(lambda: bool(self.error))
+        prometheus.Gauge("keys_known", "Keys that are taken.", registry=registry).set_function(lambda: len(self.keys))
+
+    def find(self, digest: str) -> tuple[str | None, str]:
+        """Return name and scope of a key; a new one counts at once, a removed one within REREAD_S."""
+        if digest not in self.keys and keys.stamp() != self.stamp:
+            self.look()
+        return self.keys.get(digest, (None, ""))
+
+    def look(self) -> None:
+        self.read_at, before, error = time.monotonic(), self.stamp, ""
+        self.stamp, self.asked = keys.stamp(), self.asked or keys.asked()  # a file that goes away opens nothing
+        try:
+            self.keys = keys.read()
+        except ProjectError as damage:
+            error = str(damage)
+        if error and error != self.error:
+            LOG.error("%s; the %s keys read before hold until then", error, len(self.keys))
+        if before and not self.stamp:
+            LOG.error("%s is gone, and each key in it: bring it back", keys.FILE)
+        self.error = error
+
+
 class Guard:
     """Around the app, within the counts and request ids of `Observed`."""
 
-    def __init__(self, app: ASGIApp, limits: Limits, refusals: Any, admitted: list[Callable[[Scope], None]]) -> None:
-        self.app, self.limits, self.refusals, self.admitted = app, limits, refusals, admitted
-        self.keys = keys.read()
-        self.read_at, self.asked = time.monotonic(), limits.require_key or bool(self.keys)
+    def __init__(
+        self, app: ASGIApp, limits: Limits, known: Known, refusals: Any, admitted: list[Callable[[Scope], None]]
+    ) -> None:
+        self.app, self.limits, self.known, self.refusals, self.admitted = app, limits, known, refusals, admitted
         self.free_at: dict[str, float] = {}  # when the requests a caller made so far are worked off at the allowed rate
         self.running = 0
 
@@ -66,7 +103,8 @@ class Guard:
             self.admit(scope)
             for check in self.admitted:
                 check(scope)
-            async with asyncio.timeout(self.limits.deadline_s) as deadline:
+            began = scope.get("state", {}).get("began") or asyncio.get_running_loop().time()
+            async with asyncio.timeout_at(began + self.limits.deadline_s) as deadline:
                 await self.app(scope, receive, send_seen)
         except Turned as turned:
             await self.turn(turned, scope, receive, send)
@@ -85,12 +123,23 @@ class Guard:
 
     def admit(self, scope: Scope) -> None:
         """Raise Turned unless the caller may ask for this now; note who it is in the scope, as `caller`."""
-        name = self.caller(scope) or (scope["client"] or ["unknown"])[0]
-        scope["caller"] = name
+        address = (scope["client"] or ["unknown"])[0]
+        given = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
+        name, allowed = self.caller(given) if self.keys_asked() else (address, "admin")
+        scope["caller"] = name or address
         if self.running > self.limits.at_once:
             raise Turned(
                 503, f"{self.limits.at_once} requests are being answered, no more at once", {"retry-after": "1"}
             )
+        self.count(name or f"{network(address)} without a known key")
+        if name is None:
+            why = "this key is not known" if given else "no key came along"
+            raise Turned(401, f"{why}: send `Authorization: Bearer KEY`", {"www-authenticate": "Bearer"})
+        if allowed != "admin" and not scope["path"].endswith(READ):
+            raise Turned(403, f"the key of {name} is for predictions, this asks for one of scope admin", None)
+
+    def count(self, name: str) -> None:
+        """Count a request of NAME; raises Turned with 429 when it is one too many."""
         now, rate = time.monotonic(), self.limits.rate_per_s
         free_at = max(self.free_at.get(name, now), now) + 1 / rate
         wait = free_at - now - self.limits.burst / rate
@@ -101,31 +150,25 @@ class Guard:
             self.free_at = {one: until for one, until in self.free_at.items() if until > now}
         self.free_at[name] = free_at
 
-    def caller(self, scope: Scope) -> str | None:
-        """Return whose key came along, None where no key is asked for; raises Turned with 401 or 403."""
-        if time.monotonic() - self.read_at > REREAD_S:
-            self.read_at = time.monotonic()
-            with contextlib.suppress(ProjectError, OSError):  # those read before hold until the file is whole again
-                self.keys = keys.read()
-            self.asked = self.asked or bool(self.keys)  # and never open again by a file that goes away
-        if not self.asked:
-            return None
-        given = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
+    def keys_asked(self) -> bool:
+        if time.monotonic() - self.known.read_at > REREAD_S:
+            self.known.look()
+        return self.known.asked
+
+    def caller(self, given: bytes) -> tuple[str | None, str]:
+        """Return whose key came along in the header GIVEN and its scope; None: nobody's."""
         kind, _, key = given.decode("latin-1").partition(" ")
-        name, allowed = self.keys.get(keys.hashed(key.strip()), (None, ""))
-        if kind.lower() != "bearer" or name is None:
-            why = "this key is not known" if given else "no key came along"
-            raise Turned(401, f"{why}: send `Authorization: Bearer KEY`", {"www-authenticate": "Bearer"})
-        if allowed != "admin" and not scope["path"].endswith(READ):
-            raise Turned(403, f"the key of {name} is for predictions, this asks for one of scope admin", None)
-        return name
+        name, allowed = self.known.find(keys.hashed(key.strip()))
+        return (None, "") if kind.lower() != "bearer" or name is None else (name, allowed)
 
 
 def extend(app: FastAPI, service: Service) -> None:
     refusals = prometheus.Counter(
         "http_requests_turned_away", "By keys and limits.", ["status"], registry=service.registry
     )
-    app.add_middleware(Guard, limits=read("limits", Limits), refusals=refusals, admitted=service.admitted)
+    limits = read("limits", Limits)
+    known = Known(limits, service.registry)  # here, so that a damaged file ends the start
+    app.add_middleware(Guard, limits=limits, known=known, refusals=refusals, admitted=service.admitted)
     inner = app.openapi
 
     def openapi() -> dict[str, Any]:

@@ -39,6 +39,7 @@ RETRY_S = 5.0  # at most, between two tries to reach a store that is away
 STOP_S = 10.0  # for the rest, at the end of the process: a store that is away must not keep it
 PRUNE_S = 3600.0
 FAILED = 10_000  # failed requests that wait: those of an outage are alike, and /metrics counts them all
+ROW_BYTES, GROWTH = 500, 4  # what a row takes beside its text; what a byte of a body takes: as text that has an emoji
 FIELDS = struct.Struct("<qq")  # rows taken over, rows dropped
 LOG = logging.getLogger("uvicorn.error")
 
@@ -83,6 +84,7 @@ class Writer(threading.Thread):
         self.batch: list[tuple[Any, ...]] = []  # out of the queue, not yet written
         self.batch_failed: list[TableRow] = []
         self.handled = self.failures = 0  # rows that are settled; tries in a row that failed
+        self.taken_bytes = self.handled_bytes = 0  # of memory, at most
         self.wake, self.stopping, self.begun, self.prune_at = threading.Event(), False, False, 0.0
         self.wake.set()  # at once: what was lost before
         self.told: dict[str, Any] = {"store": self.conf.url, "when_full": self.conf.when_full, "entity": log.entity}
@@ -94,6 +96,8 @@ class Writer(threading.Thread):
             self.rows.labels(outcome)
         waiting = prometheus.Gauge("prediction_log_waiting_rows", "Not written yet.", registry=registry)
         waiting.set_function(lambda: self.waiting)
+        held = prometheus.Gauge("prediction_log_waiting_bytes", "What they take of memory, at most.", registry=registry)
+        held.set_function(lambda: self.waiting_bytes)
         away = prometheus.Gauge("prediction_log_away", "1 while the store takes nothing.", registry=registry)
         away.set_function(lambda: self.told["error"] is not None)
 
@@ -102,8 +106,17 @@ class Writer(threading.Thread):
         return self.tally.taken - self.handled
 
     @property
+    def waiting_bytes(self) -> int:
+        return self.taken_bytes - self.handled_bytes
+
+    @property
     def full(self) -> bool:
-        return self.waiting >= self.conf.queue_rows
+        return self.waiting >= self.conf.queue_rows or self.waiting_bytes >= self.conf.queue_bytes
+
+    @property
+    def due(self) -> bool:
+        """Whether a whole batch waits."""
+        return self.waiting >= self.conf.flush_rows or self.waiting_bytes >= self.conf.flush_bytes
 
     def tell(self, outcome: str, n: int) -> None:
         self.rows.labels(outcome).inc(n)
@@ -116,10 +129,12 @@ class Writer(threading.Thread):
             return self.tell("dropped", len(rows))
         self.tally.count(len(rows))
         scope = request.scope
-        facts = scope["request_id"], scope["path"], answer["model_version"], scope.get("arm", "champion")
+        size = GROWTH * scope["body_bytes"] + ROW_BYTES * len(rows)
+        self.taken_bytes += size
+        facts = size, scope["request_id"], scope["path"], answer["model_version"], scope.get("arm", "champion")
         seconds = time.perf_counter() - scope["asked_at"]
         self.entries.append((*facts, scope.get("entity"), time.time(), seconds, rows, answer["predictions"]))
-        if self.waiting >= self.conf.flush_rows and not self.failures:
+        if self.due and not self.failures:
             self.wake.set()
 
     def run(self) -> None:
@@ -144,7 +159,7 @@ class Writer(threading.Thread):
                 pass  # it made the tables
             self.tell_losses()
             self.begun = True
-        while self.flush() and (self.stopping or self.waiting >= self.conf.flush_rows):
+        while self.flush() and (self.stopping or self.due):
             pass  # fewer rows wait for more: under load there are always some, and a transaction costs most of it
         if time.monotonic() >= self.prune_at:
             self.prune_at = time.monotonic() + (0 if self.log.prune() else PRUNE_S)
@@ -152,14 +167,16 @@ class Writer(threading.Thread):
     def flush(self) -> bool:
         """Write a batch; return whether there was one."""
         n_rows = sum(len(entry[-1]) for entry in self.batch)
-        while self.entries and n_rows < self.conf.flush_rows:
+        n_bytes = sum(entry[0] for entry in self.batch)
+        while self.entries and n_rows < self.conf.flush_rows and n_bytes < self.conf.flush_bytes:
             self.batch.append(self.entries.popleft())
             n_rows += len(self.batch[-1][-1])
+            n_bytes += self.batch[-1][0]
         while self.failed and len(self.batch_failed) < self.conf.flush_rows:
             self.batch_failed.append(self.failed.popleft())
         if not self.batch and not self.batch_failed:
             return False
-        rows = [row for entry in self.batch for row in self.table_rows(*entry)]
+        rows = [row for entry in self.batch for row in self.table_rows(*entry[1:])]
         me = {"id": self.tally.id, "handled": self.handled + n_rows, "dropped": self.tally.dropped}
         unwritable = 0
         try:
@@ -169,6 +186,7 @@ class Writer(threading.Thread):
             self.log.write([], self.batch_failed, me)
         self.batch, self.batch_failed = [], []
         self.handled += n_rows
+        self.handled_bytes += n_bytes
         self.tell("written", written)
         self.tell("unwritable", unwritable)
         self.tell("repeated", n_rows - written - unwritable)  # request ids that a caller sent twice
