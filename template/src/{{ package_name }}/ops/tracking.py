@@ -51,6 +51,10 @@ def connect(uri: str, named_in: str = "conf/training.yml, or MLFLOW_TRACKING_URI
     try:
         follow(uri)
         client = mlflow.MlflowClient(uri)
+        from mlflow.tracking._tracking_service import utils
+
+        # MLflow remembers the place of a run's artifacts by the run alone: of a copied store it would be the original's
+        getattr(utils, "_artifact_repos_cache", {}).clear()
         client.search_experiments(max_results=1)  # a server is not asked before
     except (mlflow.MlflowException, OSError, sqlite3.Error) as error:
         raise ProjectError(

@@ -204,7 +204,7 @@ def in_use(environment: str = "prod") -> str | None:
 
 def open_version(name: str, version: str) -> Any:
     client = tracking.library().MlflowClient()  # of the store that was opened last
-    return tracking.open_version(client, name, version).unwrap_python_model()
+    return tracking.open_version(client, name, str(version)).unwrap_python_model()
 
 
 def predict(opened: Any, rows: pd.DataFrame) -> np.ndarray:
