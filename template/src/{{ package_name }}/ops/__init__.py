@@ -21,6 +21,10 @@ class UsageError(ProjectError):
     exit_code = 2
 
 
+class Unmet(ProjectError):
+    """Something must hold first and does not, such as a commit that is missing: nothing was tried."""
+
+
 class Refused(ProjectError):
     """Checked, and it does not hold: bad data, a model below its criteria."""
 

@@ -6,11 +6,13 @@ python -m {package} approve 4 --reason "reviewed the gate report with operations
 import argparse
 import json
 import time
+from pathlib import Path
 from typing import Any
 
-from . import Refused, UsageError, environments, tracking
+from . import Refused, UsageError, environments, store, tracking
 
 BY_POLICY = "conf/retraining.yml, sign_off"  # how the reason begins where level 4's policy signed, and no person
+WAIT_S = 30  # for another approval
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,9 +42,10 @@ def approve(name: str, version: str, reason: str, by: str) -> dict[str, str]:
     tags = {f"approved_{key}": value for key, value in signed.items()}
     if why := objection(name, tags, client.get_run(made.run_id)):
         raise Refused(why)
-    tracking.happened("approve", environment=name, model=made.name, version=version, by=by, reason=reason)
-    for key, value in tags.items():
-        client.set_model_version_tag(made.name, str(made.version), key, value)
+    with store.locked(Path("models/.approving.lock"), WAIT_S):  # of two at once one counts, whole
+        tracking.happened("approve", environment=name, model=made.name, version=version, by=by, reason=reason)
+        for key, value in tags.items():
+            client.set_model_version_tag(made.name, str(made.version), key, value)
     return {"model": made.name, "version": str(made.version), **tags}
 
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import pydantic
 
-from . import ProjectError, Refused, UsageError, settings, tracking
+from . import ProjectError, Refused, Unmet, UsageError, settings, tracking
 from .pipeline import Training, git
 from .promote import Roles
 
@@ -77,7 +77,7 @@ def require(name: str, action: Action) -> str:
     """Return who git says works here; raises Refused when none of their roles may do ACTION in environment NAME."""
     person = git("config", "user.email")
     if not person:
-        raise ProjectError(f"`{action}` is recorded with who did it: git config user.email you@example.org")
+        raise Unmet(f"`{action}` is recorded with who did it: git config user.email you@example.org")
     if not able(name, action, person):
         roles = ", ".join(read(name).may.get(action, [])) or "no role"
         raise Refused(

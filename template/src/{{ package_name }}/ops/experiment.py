@@ -90,6 +90,7 @@ class State(Rules, frozen=True):
     by: str
     reason: str
     started: datetime
+    released: int = 0  # number of the last release in the environment before it
     plan: Plan
     entity: str | None
     step: int = 0
@@ -176,7 +177,7 @@ def read() -> Experiment:
 
 def start(version: str, mode: Mode, name: str | None = None, reason: str = "none given") -> State:
     """Put VERSION on trial in environment NAME and return the experiment; raises Refused when that may not be."""
-    from . import environments, prediction_log
+    from . import environments, prediction_log, tracking
 
     conf, log = read(), prediction_log.open_log()
     name = name or conf.environment
@@ -205,6 +206,7 @@ def start(version: str, mode: Mode, name: str | None = None, reason: str = "none
             by=by,
             reason=reason,
             started=now(),
+            released=max(map(tracking.number, tracking.search(client, releases=True)), default=0),
             plan=plan,
             entity=log.entity,
             since=now(),
@@ -320,12 +322,12 @@ def release(name: str, client: Any, there: Any, state: State, sign_off: Callable
 
 
 def taken_back(client: Any, name: str, state: State) -> bool:
-    """Return whether the newest release in an environment is that the challenger was rolled back."""
-    from . import environments
+    """Return whether the newest release in an environment is that the challenger was rolled back, since it was on trial."""
+    from . import environments, tracking
 
     last = next(iter(environments.history(client, name)), {"kind": "none"})
     there = last["kind"] == "rollback" and last["before"] == state.challenger
-    return there and last["at"] >= f"{state.started:%Y-%m-%dT%H:%M:%SZ}"
+    return there and int(last.get(tracking.NUMBER, 0)) > state.released
 
 
 def stop(reason: str, name: str | None = None) -> State:

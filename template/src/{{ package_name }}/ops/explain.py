@@ -46,7 +46,7 @@ def explain(row: dict[str, Any], version: str | None = None) -> dict[str, Any]:
     newest = max((int(one.version) for one in client.search_model_versions(f"name = '{chosen.model}'")), default=0)
     version = version or gates.in_use() or tracking.aliases(client, chosen.model).get("champion") or str(newest)
     made = tracking.find_version(client, chosen.model, version)
-    opened = tracking.library().pyfunc.load_model(f"models:/{chosen.model}/{version}")
+    opened = tracking.open_version(client, chosen.model, version)
     own = opened.unwrap_python_model()  # the version's own code and note
     note = own.note
     cut = json.loads(tracking.read_artifact(client, client.get_run(made.run_id), "split.json"))["cuts"][0]

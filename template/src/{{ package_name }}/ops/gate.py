@@ -116,6 +116,7 @@ def tell(client: Any, made: Any, result: dict[str, Any], folder: Path) -> None:
         "gated_at": result["at"],
         "gate_overrides": json.dumps(result["overrides"]),
         "fast_path": result["fast_path"],
+        tracking.FAST: store.sha256(folder / parity.FILE) if result["fast_path"] == "onnx" else "none",
         "validation_status": result["status"],
     }
     for key, value in tags.items():

@@ -16,10 +16,11 @@ import re
 import secrets
 from pathlib import Path
 
-from . import ProjectError, UsageError
+from . import ProjectError, UsageError, store
 
 FILE = Path("data/keys")  # kept out of git, as all of data/
 MADE = FILE.with_suffix(".made")  # there was a key once: without one the service is closed from then on, not open
+WAIT_S = 30  # for others that change the keys; each takes milliseconds
 SCOPES = ("predict", "admin")  # predict: ask for predictions; admin: that, the metrics and whatever else there is
 
 
@@ -34,10 +35,16 @@ def run(options: argparse.Namespace) -> None:
         for name, scope in read().values():
             print(f"{name} {scope}")
         return
-    keys, elsewhere = kept(), [name for name, _ in given().values()]
-    names = {name: digest for digest, (name, _) in keys.items()}
     if not re.fullmatch(r"[\w.-]+", options.name or ""):
         raise UsageError(f"name is {options.name}, must be letters, digits, '.', '-' and '_': whose key is it?")
+    with store.locked(FILE.with_name(f".{FILE.name}.lock"), WAIT_S):
+        print(change(options))
+
+
+def change(options: argparse.Namespace) -> str:
+    """Add or remove a key; return the new one, or what was done."""
+    keys, elsewhere = kept(), [name for name, _ in given().values()]
+    names = {name: digest for digest, (name, _) in keys.items()}
     if options.action == "remove":
         if options.name in elsewhere:
             raise ProjectError(f"{options.name} has a key in SERVICE_KEYS: take it out there")
@@ -45,17 +52,17 @@ def run(options: argparse.Namespace) -> None:
             raise ProjectError(f"no key of {options.name}; there are: {', '.join(names) or 'none'}")
         del keys[names[options.name]]
         write(keys)
-        print(f"removed the key of {options.name}")
+        line = f"removed the key of {options.name}"
         if not read():
-            print(f"it was the last, so nobody is answered: add one, or delete {FILE} and {MADE} to open it to all")
-        return
+            line += f"\nit was the last, so nobody is answered: add one, or delete {FILE} and {MADE} to open it to all"
+        return line
     if options.name in [*names, *elsewhere]:
         raise ProjectError(
             f"{options.name} has a key: remove it first, or give the new one another name for the change"
         )
     key = secrets.token_urlsafe(32)
     write(keys | {hashed(key): (options.name, options.scope)})
-    print(key)
+    return key
 
 
 def hashed(key: str) -> str:

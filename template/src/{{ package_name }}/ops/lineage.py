@@ -64,6 +64,7 @@ def start(options: argparse.Namespace) -> tuple[list[Link], str]:
             )
             told = answer.raise_for_status().json()
             version, facts = str(told["version"]), {"url": options.endpoint, "sha256": told["sha256"]}
+            facts |= {"digest": told["digest"]} if "digest" in told else {}  # a model file's service has none
         except (httpx.HTTPError, httpx.InvalidURL, ValueError, KeyError, TypeError) as error:
             raise ProjectError(f"{options.endpoint} does not tell its model: {error}") from error
         found, link = version, Link("endpoint", f"{options.endpoint} answers with version {version}", facts)
@@ -84,10 +85,13 @@ def start(options: argparse.Namespace) -> tuple[list[Link], str]:
 def trace(client: Any, chosen: Training, version: str, first: list[Link] | None = None) -> list[Link]:
     """Return the links from a registered version down to the files that its data came from, each checked."""
     made = tracking.find_version(client, chosen.model, version)
-    made_by, folder = client.get_run(made.run_id), tracking.download(client, chosen.model, version)
+    made_by, folder = client.get_run(made.run_id), tracking.download(client, chosen.model, version, checked=False)
     tags, note = made_by.data.tags, read_note(folder / "HANDOFF.md")
-    digest = store.sha256(folder / note["model_file"])
-    served = next((link.facts["sha256"] for link in first or [] if "sha256" in link.facts), digest)
+    digest, whole = store.sha256(folder / note["model_file"]), releasing.digest_of(releasing.contents(folder.parent))
+    there = copies(chosen.model, version)
+    told = {key: value for link in first or [] for key, value in link.facts.items()}
+    known = {made.tags.get(tracking.FILES, whole), *(link.facts["registered"] for link in there)}
+    honest = digest == note["sha256"] == told.get("sha256", digest) and whole == made.tags.get(tracking.FILES, whole)
     names = sorted(alias for alias, number in tracking.aliases(client, chosen.model).items() if number == version)
     released = [one for one in releases(client) if one["version"] == version and one["model"] == chosen.model]
     where = [f"{one['environment']} {one['at']} by {one['by']}" for one in released]
@@ -99,13 +103,41 @@ def trace(client: Any, chosen: Training, version: str, first: list[Link] | None 
             "model",
             f"{note['model_file']}, sha256 {digest[:12]}",
             {"sha256": digest},
-            "" if digest == note["sha256"] == served else "its bytes are not those that were evaluated and are served",
+            ""
+            if honest and told.get("digest", whole) in known
+            else "its bytes are not those that were evaluated and are served",
         ),
+        *there,
         Link("run", f"{made.run_id[:8]}, {started} by {tags['by']}, {tags['purpose']}", {"run": made.run_id, **tags}),
         code(tags, folder / "code"),
         environment(client, made_by),
         *sources(tags["data"]),
     ]
+
+
+def copies(model: str, version: str) -> list[Link]:
+    """Return the copy of VERSION in each environment that has one, as it lies there now: where it is in use, it is served."""
+    links = list[Link]()
+    for file in sorted(Path("conf/environments").glob("*.yml")):
+        from . import environments
+
+        name, uri = file.stem, tracking.absolute(str(environments.read(file.stem).tracking_uri))
+        if name == "dev" or (uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).is_file()):
+            continue  # a store of nothing is not made here
+        _, client = environments.open_store(name)
+        used = environments.find_copy(client, model)
+        there = (
+            used if used and used.tags["origin_version"] == version else environments.find_copy(client, model, version)
+        )
+        if there is None:
+            continue
+        found, kept = releasing.digest_of(releasing.contents(releasing.fetch(client, there))), there.tags["digest"]
+        broken = "" if found == kept else f"its files there are not those that were deployed (digest {found[:12]})"
+        facts = {"environment": name, "in_use": there is used, "digest": found, "registered": kept}
+        said = f"in {name}, {'in use' if there is used else 'not in use'}, digest of its files {kept[:12]}"
+        links.append(Link("copy", said, facts, broken))
+    tracking.open_store()  # what is opened last is where MLflow looks up versions
+    return links
 
 
 def releases(client: Any) -> list[dict[str, str]]:

@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import pydantic
 import yaml
 
-from . import ProjectError, settings
+from . import ProjectError, Unmet, settings
 
 STAGES = ("ingest", "validate", "split", "train", "evaluate", "register")
 SETTINGS = Path("data/pipeline/settings.yml")  # what `train` resolved conf/training.yml and its options to
@@ -110,7 +110,7 @@ def say(line: str) -> None:
 
 @contextlib.contextmanager
 def locked() -> Iterator[Any]:
-    """Give DVC's view of this project while no other process works on it; raises ProjectError when one does."""
+    """Give DVC's view of this project while no other process works on it; raises Unmet when one does."""
     os.environ["DVC_NO_ANALYTICS"] = "1"
     from dvc.exceptions import DvcException, NotDvcRepoError
     from dvc.lock import LockError
@@ -118,7 +118,7 @@ def locked() -> Iterator[Any]:
     from dvc.repo import Repo, lock_repo
 
     if not git("rev-parse", "HEAD"):
-        raise ProjectError("a run names the commit it was trained from: `git init`, then commit everything")
+        raise Unmet("a run names the commit it was trained from: `git init`, then commit everything")
     setup(logging.ERROR)
     try:
         with Repo() as repo, lock_repo(repo):
@@ -128,9 +128,7 @@ def locked() -> Iterator[Any]:
         raise ProjectError(f"{error}: run this in the project's own folder") from error
     except LockError as error:
         holder = Path(".dvc/tmp/lock").read_text(encoding="utf-8").strip()
-        raise ProjectError(
-            f"process {holder} works on the pipeline here: wait until it ends, run this again"
-        ) from error
+        raise Unmet(f"process {holder} works on the pipeline here: wait until it ends, run this again") from error
     except (DvcException, sqlite3.Error) as error:
         raise ProjectError(f"DVC: {error}") from error
 

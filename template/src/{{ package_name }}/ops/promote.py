@@ -7,11 +7,14 @@ python -m {package} promote --history
 import argparse
 import json
 import time
+from pathlib import Path
 from typing import Any
 
 from .. import model
-from . import ProjectError, Refused, UsageError, settings, success, tracking
+from . import ProjectError, Refused, UsageError, settings, store, success, tracking
 from .pipeline import Training, git
+
+WAIT_S = 30  # for another promotion; each takes a second
 
 
 class Role(settings.Settings, frozen=True):
@@ -37,7 +40,8 @@ def run(options: argparse.Namespace) -> None:
         return print(json.dumps(told) if options.json else "\n".join(map(sentence, told)) or "nothing was released yet")
     if not options.version or not options.reason:
         raise UsageError("promote needs a VERSION and --reason: somebody will ask why")
-    release = promote(client, chosen, options.version, options.reason, who())
+    with store.locked(Path("models/.promoting.lock"), WAIT_S):  # two at once would both name what was there before them
+        release = promote(client, chosen, options.version, options.reason, who())
     print(json.dumps(release) if options.json else sentence(release))
 
 

@@ -17,7 +17,7 @@ from .. import data, features, model
 from . import datasets, pipeline
 from .handoff import as_rows, read_note
 from .pipeline import EVALUATION, FITTED, SETTINGS, SPLIT, Training, git, read_json
-from .tracking import aliases, connect, experiment, happened
+from .tracking import FILES, aliases, connect, contents, digest_of, experiment, happened, library, open_version
 
 TYPES = {"text": "string", "category": "string", "number": "double", "time": "datetime", "boolean": "boolean"}
 
@@ -117,6 +117,8 @@ def register(client: Any, name: str, run: Any) -> str:
     if not made:
         tags = {key: value for key, value in run.data.tags.items() if not key.startswith("mlflow.")}
         [logged] = run.outputs.model_outputs
+        folder = library().artifacts.download_artifacts(f"models:/{logged.model_id}", tracking_uri=client.tracking_uri)
+        tags[FILES] = digest_of(contents(Path(folder)))
         made = [
             client.create_model_version(
                 name, f"models:/{logged.model_id}", run.info.run_id, tags, model_id=logged.model_id
@@ -133,7 +135,6 @@ def register(client: Any, name: str, run: Any) -> str:
 def measure_champion(chosen: Training, rows: pd.DataFrame) -> dict[str, Any] | None:
     """Return the champion's version and its metrics on ROWS, prepared by the code it was trained with; None without one."""
     client = connect(chosen.tracking_uri)
-    import mlflow
     from mlflow.exceptions import MlflowException
 
     try:
@@ -142,7 +143,7 @@ def measure_champion(chosen: Training, rows: pd.DataFrame) -> dict[str, Any] | N
         return None
     version = str(made.version)
     try:
-        champion = mlflow.pyfunc.load_model(f"models:/{chosen.model}/{version}")
+        champion = open_version(client, chosen.model, version)
         predicted = champion.predict(rows[champion.metadata.get_input_schema().input_names()])
     except Exception as error:  # noqa: BLE001 - of an older version's code, on columns that may be gone: said, never hidden
         return {"version": version, "error": f"{type(error).__name__}: {error}"}

@@ -22,6 +22,7 @@ from .handoff import as_rows
 
 KEPT = Path("data/monitoring")
 N_PERMUTED = 1_000  # held-out rows on which it is measured how much a prediction hangs on a column
+WAIT_S = 600  # for another process that gathers the same version; a large one takes minutes
 FORMAT = 1  # of what is kept; another one is gathered anew
 
 
@@ -39,8 +40,11 @@ class Reference:
         """Return what MEASURE gives for the held-out rows, which do not change: measured once a version."""
         known = json.loads(self.kept.read_text(encoding="utf-8")) if self.kept.is_file() else {}
         if name not in known:
-            known[name] = measure()
-            store.replaced(self.kept, json.dumps(known).encode())
+            measured = measure()
+            with store.locked(self.kept.with_name(".lock"), WAIT_S):  # others keep what they measured there too
+                known = json.loads(self.kept.read_text(encoding="utf-8")) if self.kept.is_file() else {}
+                known.setdefault(name, measured)
+                store.replaced(self.kept, json.dumps(known).encode())
         return float(known[name])
 
     def without(self, hidden: set[str]) -> "Reference":
@@ -51,6 +55,11 @@ class Reference:
 def read(client: Any, name: str, version: str) -> Reference:
     """Return the reference of a registered version, gathered on the first call."""
     folder = KEPT / name / version
+    with store.locked(folder / ".lock", WAIT_S):
+        return kept(client, name, version, folder)
+
+
+def kept(client: Any, name: str, version: str, folder: Path) -> Reference:
     facts, rows = folder / "reference.json", folder / "held_out.parquet"
     known = json.loads(facts.read_text(encoding="utf-8")) if facts.is_file() else {}
     run_id = tracking.find_version(client, name, version).run_id
@@ -58,7 +67,6 @@ def read(client: Any, name: str, version: str) -> Reference:
         candidate = Candidate(client, name, version)
         held_out, known = gather(candidate)
         known |= {"format": FORMAT, "run": run_id}
-        folder.mkdir(parents=True, exist_ok=True)
         (folder / "measured.json").unlink(missing_ok=True)
         with store.whole(rows) as part:
             held_out.write_parquet(part)

@@ -2,7 +2,6 @@
 
 import contextlib
 import hashlib
-import json
 import os
 import secrets
 import shutil
@@ -21,7 +20,8 @@ import pandas as pd
 from . import ProjectError, Refused, environments, store, tracking
 from .environments import ALIAS
 from .handoff import as_records, read_note
-from .pipeline import files, say, write_json
+from .pipeline import say, write_json
+from .tracking import contents, digest_of, hashes
 
 N_ROWS = 60  # held-out rows a candidate must answer as offline; a wrong type or a lost column shows in the first few
 START_S = 300  # until a candidate listens; importing everything takes seconds, on a very busy machine minutes
@@ -56,9 +56,12 @@ def settle(client: Any, model: str) -> None:
 
 def gather(origin: Any, made: Any) -> dict[str, Path]:
     """Return what is released of version MADE, {path: file}: its artifact and, where its gates chose it, its ONNX form."""
-    found = contents(fetch(origin, made))
+    folder = fetch(origin, made)
+    tracking.unchanged(made, folder)
+    found = contents(folder)
     if made.tags.get("fast_path") == "onnx":
         found[FAST] = Path(origin.download_artifacts(made.run_id, FAST))
+        tracking.unchanged_fast(made, found[FAST])
     return found
 
 
@@ -66,24 +69,6 @@ def fetch(client: Any, made: Any) -> Path:
     """Return a folder with the artifact of a registered version, to read."""
     uri = client.get_model_version_download_uri(made.name, str(made.version))
     return Path(tracking.library().artifacts.download_artifacts(uri, tracking_uri=client.tracking_uri))
-
-
-def contents(folder: Path) -> dict[str, Path]:
-    """Return the files of a version in FOLDER, {path: file}, without what reading one there left behind."""
-    return {
-        file.relative_to(folder).as_posix(): file
-        for file in files(folder)
-        if file.name != "registered_model_meta" and "__pycache__" not in file.parts
-    }
-
-
-def digest_of(found: dict[str, Path]) -> str:
-    """Return one hash for all files of a version: two versions with the same digest are the same bytes."""
-    return hashlib.sha256(json.dumps(hashes(found), sort_keys=True).encode()).hexdigest()
-
-
-def hashes(found: dict[str, Path]) -> dict[str, str]:
-    return {path: store.sha256(file) for path, file in found.items()}
 
 
 def copy(name: str, client: Any, origin: Any, made: Any) -> Any:

@@ -6,7 +6,7 @@ python -m {package} retrain --drop --reason "the labels of last week were wrong"
 python -m {package} retrain --history
 
 One at a time. Killed, it goes on where it was the next time, and comes to the same one version. Nothing to do is exit 0; what
-a gate refuses, or what did not help so often that people are asked, is exit 3.
+a gate refuses, or what did not help so often that people are asked, is exit 3; what an error stopped, once or for good, is exit 1.
 """
 
 import argparse
@@ -23,6 +23,7 @@ from .. import data
 from . import (
     ProjectError,
     Refused,
+    Unmet,
     UsageError,
     audit,
     environments,
@@ -37,6 +38,7 @@ from .triggers import Held, Policy, Situation, Trigger
 
 DATASET = "retraining"  # the data set that `make` makes
 ASIDE = "stable"  # folder in it: rows that no retraining learns from
+STOPPED = {"refused": Refused, "gave up": Refused, "failed": ProjectError}  # outcomes that are no success
 WAITS = "waits for sign-off: "  # how the result of one begins that a person must approve
 Attempt = dict[str, Any]
 
@@ -75,14 +77,14 @@ def run(options: argparse.Namespace) -> None:
             return say(options, {"outcome": "busy"}, "another process is retraining: nothing to do")
         told, line = decide(engine, policy, options, held)
     say(options, told, line)
-    if told["outcome"] in ("refused", "gave up"):
-        raise Refused(line)
+    if told["outcome"] in STOPPED:
+        raise STOPPED[told["outcome"]](line)
 
 
 def say(options: argparse.Namespace, told: dict[str, Any], line: str) -> None:
     if options.json:
         print(json.dumps(told))
-    elif told["outcome"] not in ("refused", "gave up"):
+    elif told["outcome"] not in STOPPED:
         print(line)
 
 
@@ -212,6 +214,9 @@ def carry_on(engine: Any, policy: Policy, attempt: Attempt, now: Situation, held
             why = f"version {version} passed its gates and waits: version {other} is on trial first"
             return {"outcome": "waiting", "id": attempt["id"], "version": version}, why
         outcome, why = release(policy, version, attempt, now, held)
+    except Unmet:
+        triggers.note(engine, attempt, tries=attempt["tries"] - 1)  # nothing was tried
+        raise
     except Refused as error:
         held()
         return finish(engine, policy, attempt, "refused", str(error))
@@ -225,7 +230,7 @@ def train(engine: Any, policy: Policy, attempt: Attempt, held: Held) -> str:
     from . import train as training
 
     if pipeline.dirty():
-        raise ProjectError("there are uncommitted changes: what is trained with them cannot be released; commit them")
+        raise Unmet("there are uncommitted changes: what is trained with them cannot be released; commit them")
     tags = {"tags.purpose": "retraining", "tags.reason": attempt["why"][:200], "tags.retraining": str(attempt["id"])}
     changes = [f"{key}={json.dumps(value)}" for key, value in {**policy.training, **tags}.items()]
 

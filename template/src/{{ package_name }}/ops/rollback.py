@@ -6,7 +6,7 @@ python -m {package} rollback --env prod --reason "refuses rows without a tail nu
 import argparse
 import json
 
-from . import ProjectError, Refused, deploy, environments, releasing
+from . import ProjectError, Refused, deploy, environments, releasing, service
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,6 +24,9 @@ def run(options: argparse.Namespace) -> None:
         if len(left) < 2:
             there = f"version {left[0]['version']} is the first" if left else "nothing is deployed"
             raise Refused(f"{there} in {options.env}: there is no version before it to go back to")
+        before = client.get_model_version(chosen.model, left[-2]["copy"])
+        for module in service.found("def verify("):  # a service would not open it: better to stay
+            module.verify(client, before.name, before.version, releasing.fetch(client, before))
         facts = releasing.take_back(options.env, client, chosen.model, by, options.reason)
         late = releasing.lagging(options.env, facts["version"])
     print(json.dumps(facts) if options.json else deploy.sentence(facts))

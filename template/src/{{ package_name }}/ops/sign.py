@@ -1,9 +1,9 @@
 """Sign the files of a registered version, so that the service opens only what was made here. `train` and `gate` do it too.
 
 python -m {package} sign --make-key      # once: the private key for those who train, the public one into conf/signing.pub
-python -m {package} sign 4               # a version that was registered before there was a key
+python -m {package} sign 4 3             # versions that were registered before there was a key, or by one that got out
 
-Ed25519. The private key is MODEL_SIGNING_KEY or a file in ~/.config, never in git; the public ones stand in
+Signed are the version and its copies in the environments. Ed25519. The private key is MODEL_SIGNING_KEY or a file in ~/.config, never in git; the public ones stand in
 conf/signing.pub, one a line. As soon as one does, the service refuses a version that none of them signed, or whose
 files are not those that were signed.
 """
@@ -14,7 +14,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from . import ProjectError, Refused, UsageError, releasing, settings, store, tracking
+from . import ProjectError, Refused, UsageError, environments, releasing, settings, store, tracking
 from .pipeline import say
 
 PUBLIC = settings.CONF / "signing.pub"
@@ -22,7 +22,7 @@ SECRET = "MODEL_SIGNING_KEY"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("version", nargs="?", help="number of the version; `runs` lists them")
+    parser.add_argument("version", nargs="*", help="number of a version; `runs` lists them")
     parser.add_argument("--make-key", action="store_true", help="make a key and trust it from now on")
 
 
@@ -32,12 +32,46 @@ def run(options: argparse.Namespace) -> None:
     if options.make_key:
         return make_key()
     chosen, client = tracking.open_store()
-    made = tracking.find_version(client, chosen.model, options.version)
+    versions = [tracking.find_version(client, chosen.model, version) for version in options.version]
     if not secret():
         raise ProjectError(f"no key to sign with: set {SECRET}, or make one with `sign --make-key`")
-    tracking.happened("sign", model=made.name, version=options.version, reason="by hand")
-    sign(client, made)
-    print(f"{made.name} version {options.version} is signed")
+    if not trusted():
+        raise ProjectError(
+            f"the key here ({SECRET}, or {key_file()}) has no line in {PUBLIC}: what it signs is not opened"
+        )
+    for made in versions:
+        client = tracking.open_store()[1]  # what is opened last is where MLflow looks up versions
+        tracking.happened("sign", model=made.name, version=str(made.version), reason="by hand")
+        tags = sign(client, made)
+        where, other = hand_on(made, tags, releasing.digest_of(releasing.gather(client, made)))
+        print(f"{made.name} version {made.version} is signed{''.join(f', in {name} too' for name in where)}")
+        if other:
+            raise Refused(
+                f"the copy of version {made.version} in {', '.join(other)} has other files, it is not signed: "
+                f"`deploy {made.version}` puts these there"
+            )
+
+
+def hand_on(made: Any, tags: dict[str, str], digest: str) -> tuple[list[str], list[str]]:
+    """Give the copies of version MADE its signatures; return in which environments, and where a copy has other files."""
+    signed, other = list[str](), list[str]()
+    for name in environments.names():
+        scheme, _, file = tracking.absolute(str(environments.read(name).tracking_uri)).partition(":///")
+        if name == "dev" or (scheme == "sqlite" and not Path(file).is_file()):
+            continue
+        _, client = environments.open_store(name)
+        copies = [
+            one
+            for one in client.search_model_versions(f"name = '{made.name}'")
+            if one.tags.get("origin_version") == str(made.version)
+        ]
+        for there in copies:
+            same = releasing.digest_of(releasing.contents(releasing.fetch(client, there))) == digest
+            for tag, value in tags.items() if same else ():
+                client.set_model_version_tag(there.name, str(there.version), tag, value)
+            if there.version == environments.find_copy(client, made.name, str(made.version)).version:
+                (signed if same else other).append(name)
+    return signed, other
 
 
 def make_key() -> None:
@@ -53,7 +87,10 @@ def make_key() -> None:
     public = base64.b64encode(key.public_key().public_bytes_raw()).decode()
     with PUBLIC.open("a", encoding="utf-8") as out:
         out.write(public + "\n")
-    print(f"private key in {file}; public key {public} in {PUBLIC}: commit that, and `sign` the version in use")
+    print(
+        f"private key in {file}; public key {public} in {PUBLIC}: commit that, and `sign` the version in use "
+        "and the one before it, which `rollback` goes back to"
+    )
 
 
 def key_file() -> Path:
@@ -69,6 +106,12 @@ def secret() -> Any:
         return Ed25519PrivateKey.from_private_bytes(base64.b64decode(text)) if text else None
     except ValueError:
         raise ProjectError(f"{SECRET}, or {key_file()}, holds no key: `sign --make-key` makes one") from None
+
+
+def trusted() -> bool:
+    """Return whether there is a private key here and its public one is trusted."""
+    key = secret()
+    return key is not None and key.public_key().public_bytes_raw() in public()
 
 
 def public() -> list[bytes]:
@@ -88,21 +131,23 @@ def heard(action: str, facts: dict[str, Any]) -> None:
     made = client.get_model_version(facts["model"], facts["version"])
     if action == "gate":
         check(made, "signature", model_digest(releasing.contents(releasing.fetch(client, made))))
-    if secret():
+    if trusted():
         sign(client, made)
     else:
-        say(f"version {made.version} is not signed: {SECRET} is not set here, so no service will open it")
+        why = f"the key here has no line in {PUBLIC}" if secret() else f"{SECRET} is not set here"
+        say(f"version {made.version} is not signed: {why}, so no service will open it")
 
 
-def sign(client: Any, made: Any) -> None:
-    """Write the signature of the version's files and, if its gates chose its ONNX form, of that as tags."""
+def sign(client: Any, made: Any) -> dict[str, str]:
+    """Write the signature of the version's files and, if its gates chose its ONNX form, of that as tags; return these."""
     found = releasing.gather(client, made)
     parts = {"signature": model_digest(found)}
     if releasing.FAST in found:
         parts["fast_signature"] = store.sha256(found[releasing.FAST])
     for tag, digest in parts.items():
-        signed = secret().sign(message(made, digest))
-        client.set_model_version_tag(made.name, str(made.version), tag, base64.b64encode(signed).decode())
+        parts[tag] = base64.b64encode(secret().sign(message(made, digest))).decode()
+        client.set_model_version_tag(made.name, str(made.version), tag, parts[tag])
+    return parts
 
 
 def model_digest(found: dict[str, Path]) -> str:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from . import ProjectError, find_tables, settings
+from . import ProjectError, Unmet, find_tables, settings
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -129,19 +129,18 @@ def settle(part: Path, file: Path) -> None:
 
 @contextlib.contextmanager
 def locked(file: Path, wait_s: float = 0) -> Iterator[None]:
-    """Hold FILE's lock; raises ProjectError when another process holds it for longer. A killed process holds nothing."""
+    """Hold FILE's lock; raises Unmet when another process holds it for longer. A killed process holds nothing."""
     file.parent.mkdir(parents=True, exist_ok=True)
     try:
         with contextlib.closing(sqlite3.connect(file, timeout=wait_s, isolation_level=None)) as lock:
             lock.execute("BEGIN EXCLUSIVE")  # SQLite's file lock works alike on each system and dies with the process
             yield
     except sqlite3.OperationalError as error:
-        busy = "locked" in str(error)
-        raise ProjectError(
-            f"{file.parent} is being written by another process: wait until it ends and run this again"
-            if busy
-            else f"{file}: {error}"
-        ) from None
+        if "locked" in str(error):
+            raise Unmet(
+                f"{file.parent} is being written by another process: wait until it ends and run this again"
+            ) from None
+        raise ProjectError(f"{file}: {error}") from None
 
 
 def sha256(file: Path) -> str:

@@ -1,7 +1,9 @@
 """The store of runs, versions and releases, in MLflow: how it is opened, and how things in it are found."""
 
 import contextlib
+import hashlib
 import importlib
+import json
 import logging
 import os
 import sqlite3
@@ -9,10 +11,22 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
+from urllib.request import url2pathname
 
-from . import ProjectError, settings, store
-from .pipeline import Training
+from . import ProjectError, Refused, settings, store
+from .pipeline import Training, files, say
+
+PLACES = {  # where MLflow 3 keeps the places of artifacts, {table: columns}; each is absolute
+    "experiments": ["artifact_location"],
+    "runs": ["artifact_uri"],
+    "logged_models": ["artifact_location"],
+    "model_versions": ["source", "storage_location"],
+}
+NUMBER = "number"  # tag of a release: which one it is, as a clock may be set back
+FILES = "files_sha256"  # tag of a version: the digest of its files as they were registered
+FAST = "fast_sha256"  # tag of a version: that of its faster form, as its gates judged it
+WAIT_S = 30  # for another process that opens the same store; it takes milliseconds
 
 
 def library() -> Any:
@@ -35,9 +49,14 @@ def connect(uri: str, named_in: str = "conf/training.yml, or MLFLOW_TRACKING_URI
     os.environ.pop("MLFLOW_TRACKING_URI", None)  # MLflow sets it: the next command here would take it for a wish
     os.environ |= {"MLFLOW_TRACKING_URI": given} if given else {}
     try:
+        follow(uri)
         client = mlflow.MlflowClient(uri)
+        from mlflow.tracking._tracking_service import utils
+
+        # MLflow remembers the place of a run's artifacts by the run alone: of a copied store it would be the original's
+        getattr(utils, "_artifact_repos_cache", {}).clear()
         client.search_experiments(max_results=1)  # a server is not asked before
-    except (mlflow.MlflowException, OSError) as error:
+    except (mlflow.MlflowException, OSError, sqlite3.Error) as error:
         raise ProjectError(
             f"the store of runs cannot be opened: {settings.hide(str(error), named)}; mend tracking_uri in {named_in}"
         ) from error
@@ -48,6 +67,62 @@ def absolute(uri: str) -> str:
     """Return the address of an SQLite store as it is called from any folder."""
     scheme, marked, file = uri.partition(":///")
     return f"{scheme}:///{Path(file).resolve()}" if marked and scheme == "sqlite" else uri
+
+
+def follow(uri: str) -> None:
+    """Have an SQLite store in this folder name the artifacts that lie here, where it was moved or copied from elsewhere.
+
+    MLflow keeps their places absolute and has no call that changes them. A store outside this folder is left alone.
+    """
+    scheme, _, name = uri.partition(":///")
+    file = Path(name)
+    if scheme != "sqlite" or not file.is_file() or not file.is_relative_to(Path.cwd()):
+        return
+    with contextlib.closing(sqlite3.connect(file, timeout=WAIT_S, isolation_level=None)) as database:
+        if not (left := roots(database, file)):
+            return
+        database.execute("BEGIN IMMEDIATE")
+        for table, columns in PLACES.items():
+            known = {column[1] for column in database.execute(f"PRAGMA table_info({table})")}
+            for column in known.intersection(columns):
+                rows = database.execute(f"SELECT rowid, {column} FROM {table} WHERE {column} IS NOT NULL").fetchall()
+                moved = [(new, row) for row, place in rows if (new := moved_here(place, left)) != place]
+                database.executemany(f"UPDATE {table} SET {column} = ? WHERE rowid = ?", moved)
+        database.execute("COMMIT")
+    say(f"{file.name} came from {', '.join(sorted(left))}: from now on it names the artifacts that are here")
+
+
+def roots(database: sqlite3.Connection, file: Path) -> set[str]:
+    """Return the folders of other places in which a store's artifacts were made, as it writes them."""
+    if not database.execute("SELECT 1 FROM sqlite_master WHERE name = 'experiments'").fetchone():
+        return set()
+    found = set()
+    for number, place in database.execute("SELECT experiment_id, artifact_location FROM experiments"):
+        root = (place or "").removesuffix(f"/mlruns/{number}")
+        if root in ("", place, here(root)):
+            continue
+        folder = local(root)
+        nested = folder.is_relative_to(Path.cwd()) and file.is_relative_to(folder)  # a project within this one
+        served = folder.is_dir() and not (folder / "conf").is_dir() and not Path("mlruns").is_dir()  # a server's folder
+        if not (nested or served):
+            found.add(root)
+    return found
+
+
+def moved_here(place: str, left: set[str]) -> str:
+    """Return PLACE, that of an artifact, with this folder in place of the one of LEFT that it lies in, if it does."""
+    inside = [root for root in (*left, here(place)) if place.startswith(f"{root}/")]
+    root = max(inside, key=len, default="")
+    return here(root) + place.removeprefix(root) if root else place
+
+
+def here(like: str) -> str:
+    """Return the current folder, as a URL where LIKE is one."""
+    return Path.cwd().as_uri() if like.startswith("file:") else str(Path.cwd())
+
+
+def local(place: str) -> Path:
+    return Path(url2pathname(urlsplit(place).path) if place.startswith("file:") else place)
 
 
 def open_store() -> tuple[Training, Any]:
@@ -65,7 +140,7 @@ def experiment(client: Any, purpose: str) -> str:
 
 
 def search(client: Any, filter_string: str = "", limit: int = 50_000, releases: bool = False) -> list[Any]:
-    """Return this workspace's training runs, or its releases, newest first."""
+    """Return this workspace's training runs, or its releases, newest first: releases by their number, not by a clock."""
     workspace = store.read().workspace
     places = client.search_experiments(filter_string=f"name LIKE '{workspace}/%'")
     ids = [one.experiment_id for one in places if (one.name == f"{workspace}/release") == releases]
@@ -77,7 +152,12 @@ def search(client: Any, filter_string: str = "", limit: int = 50_000, releases: 
         token = page.token
         if not token:
             break
-    return found[:limit]
+    return sorted(found, key=number, reverse=True) if releases else found[:limit]
+
+
+def number(record: Any) -> int:
+    """Return which release of its store a record is, counted from 1; 0 for one from before they were counted."""
+    return int(record.data.tags.get(NUMBER, 0))
 
 
 def find(client: Any, chosen: Training, text: str) -> Any:
@@ -145,19 +225,88 @@ def moment(milliseconds: int) -> str:
     return f"{datetime.fromtimestamp(milliseconds / 1000, UTC):%Y-%m-%d %H:%M}"
 
 
-def download(client: Any, name: str, version: str) -> Path:
-    """Return a folder that holds the model file and HANDOFF.md of a registered version."""
+def download(client: Any, name: str, version: str, checked: bool = True) -> Path:
+    """Return a folder that holds the model file and HANDOFF.md of a registered version.
+
+    Raises Refused when its files are not those that were registered, unless the caller looks at that itself.
+    """
     made = find_version(client, name, version)
-    return Path(library().artifacts.download_artifacts(f"models:/{name}/{made.version}")) / "artifacts"
+    with artifacts_of(f"{name} version {version}"):
+        folder = Path(library().artifacts.download_artifacts(f"models:/{name}/{made.version}"))
+    if checked:
+        unchanged(made, folder)
+    return folder / "artifacts"
+
+
+def open_version(client: Any, name: str, version: str) -> Any:
+    """Return a registered version as MLflow opens it, its code included; raises Refused when a file of it was changed."""
+    return library().pyfunc.load_model(str(download(client, name, version).parent))
+
+
+def unchanged(made: Any, folder: Path) -> str:
+    """Return the digest of version MADE's files in FOLDER; raises Refused when it is not the one that the registry has.
+
+    One that was registered before there was a digest, or not by `train`, has none to be compared with.
+    """
+    found = digest_of(contents(folder))
+    known = made.tags.get("digest") or made.tags.get(FILES)  # of a copy in an environment, of the version itself
+    if known not in (None, found):
+        raise Refused(
+            f"{made.name} version {made.version} is not opened: its files are not those that were registered "
+            f"(digest {found[:12]}, the registry has {known[:12]}); put them back, or deploy or train anew"
+        )
+    return found
+
+
+def unchanged_fast(made: Any, file: Path) -> None:
+    """Raise Refused when FILE is not the faster form of version MADE that its gates judged."""
+    if made.tags.get(FAST) not in (None, store.sha256(file)):
+        raise Refused(
+            f"{made.name} version {made.version} is not opened: {file.name} is not the one that its gates judged; "
+            f"`gate {made.version}` makes it anew"
+        )
+
+
+def contents(folder: Path) -> dict[str, Path]:
+    """Return the files of a version in FOLDER, {path: file}, without what reading one there left behind."""
+    return {
+        file.relative_to(folder).as_posix(): file
+        for file in files(folder)
+        if file.name != "registered_model_meta" and "__pycache__" not in file.parts
+    }
+
+
+def digest_of(found: dict[str, Path]) -> str:
+    """Return one hash for all files of a version: two versions with the same digest are the same bytes."""
+    return hashlib.sha256(json.dumps(hashes(found), sort_keys=True).encode()).hexdigest()
+
+
+def hashes(found: dict[str, Path]) -> dict[str, str]:
+    return {path: store.sha256(file) for path, file in found.items()}
 
 
 def read_artifact(client: Any, run: Any, name: str) -> str:
-    return Path(client.download_artifacts(run.info.run_id, name)).read_text(encoding="utf-8")
+    with artifacts_of(f"run {run.info.run_id[:8]}"):
+        return Path(client.download_artifacts(run.info.run_id, name)).read_text(encoding="utf-8")
+
+
+@contextlib.contextmanager
+def artifacts_of(owner: str) -> Iterator[None]:
+    """Say whose artifacts cannot be read within the block, and why, as a ProjectError."""
+    try:
+        yield
+    except (OSError, library().MlflowException) as error:
+        reason = str(error).partition("\n")[0]
+        raise ProjectError(
+            f"the artifacts of {owner} cannot be read: {reason}; bring them back, or train anew"
+        ) from error
 
 
 @contextlib.contextmanager
 def release(client: Any, facts: dict[str, str]) -> Iterator[None]:
     """Record a release around the block that makes it. A record is a run, so nobody edits it away by the next one."""
+    earlier = search(client, releases=True)
+    facts = facts | {NUMBER: str(1 + max([len(earlier), *map(number, earlier)]))}
     run = client.create_run(experiment(client, "release"), tags=facts, run_name=f"{facts['model']}-{facts['version']}")
     happened(facts.get("kind", "promote"), **facts)
     yield

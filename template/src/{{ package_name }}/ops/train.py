@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from . import ProjectError, UsageError, pipeline, settings
+from . import ProjectError, Unmet, UsageError, pipeline, settings
 
 PURPOSES = ("training", "experiment", "retraining")
 
@@ -100,7 +100,7 @@ def resolve(options: argparse.Namespace) -> pipeline.Training:
 
         chosen = chosen.model_copy(update={"data": f"{name}@{find(chosen.data)['version']}"})
     if not Path("uv.lock").is_file():
-        raise ProjectError("no uv.lock: a run names its environment. Run `uv lock` and commit the file")
+        raise Unmet("no uv.lock: a run names its environment. Run `uv lock` and commit the file")
     return chosen
 
 

@@ -223,13 +223,15 @@ def fruitless(past: list[dict[str, Any]], version: str | None) -> int:
 def read_reports(policy: Policy, version: str, trained: datetime) -> list[dict[str, Any]]:
     """Return the newest monitoring reports on VERSION that saw other rows, oldest first, as many as POLICY looks at.
 
-    Those from before it was TRAINED, as their names tell, are not read. Raises ProjectError where one cannot be read: it
+    Those from before it was TRAINED, as their names tell, are not read, nor those of what is to come. Raises ProjectError where one cannot be read: it
     might have fired.
     """
     n_reports, found = max((rule.of for rule in policy.signals.values()), default=0), list[dict[str, Any]]()
     for file in sorted(REPORTS.glob("*.json"), reverse=True):
         if len(found) == n_reports or file.name < f"{trained:%Y%m%dT%H%M%S}":
             break
+        if file.name > f"{datetime.now(UTC):%Y%m%dT%H%M%S}~":  # a clock was ahead: it would be the newest until then
+            continue
         try:
             report = json.loads(file.read_text(encoding="utf-8"))
             report["signals"]

@@ -203,7 +203,8 @@ def in_use(environment: str = "prod") -> str | None:
 
 
 def open_version(name: str, version: str) -> Any:
-    return tracking.library().pyfunc.load_model(f"models:/{name}/{version}").unwrap_python_model()
+    client = tracking.library().MlflowClient()  # of the store that was opened last
+    return tracking.open_version(client, name, str(version)).unwrap_python_model()
 
 
 def predict(opened: Any, rows: pd.DataFrame) -> np.ndarray:

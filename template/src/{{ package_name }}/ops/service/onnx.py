@@ -34,7 +34,13 @@ def hasten(servable: Servable, client: Any, name: str, version: str) -> Servable
         told["why"] = f"the gates did not find that ONNX gives the same: fast_path is {made.tags.get('fast_path')}"
         return servable
     try:
-        fast = Fast(servable, fetch(client, made))
+        file = fetch(client, made)
+    except Exception as error:  # noqa: BLE001 - slower, and the answers are right
+        told["why"] = f"the ONNX form is not used: {type(error).__name__}: {error}"
+        return servable
+    tracking.unchanged_fast(made, file)
+    try:
+        fast = Fast(servable, file)
         rows = probes(servable.contract, servable.example_row())
         compare(fast, servable, rows)
     except Exception as error:  # noqa: BLE001 - slower, and the answers are right

@@ -32,6 +32,7 @@ def resolve(uri: str) -> Servable:
     folder = Path(tracking.library().artifacts.download_artifacts(f"models:/{name}/{version}"))
     for module in found("def verify("):
         module.verify(client, name, version, folder)
+    tracking.unchanged(client.get_model_version(name, version), folder)
     place = tempfile.TemporaryDirectory(prefix="served-")  # what was verified and no more: planted bytecode would run
     for path, file in releasing.contents(folder).items():
         (Path(place.name) / path).parent.mkdir(parents=True, exist_ok=True)

@@ -83,10 +83,11 @@ def resolve(uri: str) -> Servable:
 
 def open_version(client: Any, name: str, version: str) -> Servable:
     """Return a registered version; its note's example must be reproduced by the code that serves it."""
-    folder = tracking.download(client, name, version)
+    folder = tracking.download(client, name, version, checked=False)
     note = read_note(folder / "HANDOFF.md")
     for module in found("def verify("):
         note |= module.verify(client, name, version, folder.parent)
+    note |= {"digest": tracking.unchanged(client.get_model_version(name, version), folder.parent)}
     file = folder / note["model_file"]
     servable = Servable(load(file), note, version)
     if hashlib.sha256(file.read_bytes()).hexdigest() != note.get("sha256"):
