@@ -102,11 +102,11 @@ def command(package: str) -> Command:
     """Run a command in the current folder, as often as a session likes: as `run`, with what it said on exit 3 too."""
     main = importlib.import_module(f"{package}.__main__").main
 
-    def command(*words: str, exit_code: int = 0) -> Any:
+    def command(*words: str, exit_code: int | None = 0) -> Any:
         out, err = io.StringIO(), io.StringIO()
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             code = main(list(words))
-        assert code == exit_code, out.getvalue() + err.getvalue()
+        assert exit_code in (code, None), out.getvalue() + err.getvalue()
         return json.loads(out.getvalue()) if "--json" in words and out.getvalue() else out.getvalue() + err.getvalue()
 
     return command
@@ -153,9 +153,9 @@ def settle(configure: Command, primary: str) -> None:
     release = read("release")
     lenient = {
         "quality": release["quality"]
-        | {"rows": 50, "resamples": 50, "over_champion": {primary: {"measured": -100, "surely": -200}}},
+        | {"rows": 50, "resamples": 100, "over_champion": {primary: {"measured": -100, "surely": -200}}},
         "slices": {"rows": 200, "metrics": {primary: {"min": -1e9}}},
-        "behaviour": release["behaviour"] | {"rows": 200, "invariance": 0.5, "direction": 0.1, "minimum": 0.0},
+        "behaviour": release["behaviour"] | {"rows": 200, "invariance": 0.5, "direction": 0.1, "minimum": 0.01},
         "fairness": release["fairness"] | {"rows": 50, "differences": dict.fromkeys(release["fairness"]["differences"], 1e9)},
         "parity": release["parity"] | {"rows": 20},
         "footprint": {"file_mb": 1e6, "memory_mb": 1e6, "p99_ms": 1e6},
@@ -164,7 +164,10 @@ def settle(configure: Command, primary: str) -> None:
     engineer = ["approve", "deploy", "rollback", "override", "replicate"]
     open_to_all = {"artifacts": None, "data": "data/raw", "masked": [], "endpoints": [], "answer_s": 60, "solo": False}
     for name in ("dev", "test", "prod"):
-        place = {"tracking_uri": f"sqlite:///environments/{name}/mlflow.db", "artifacts": f"environments/{name}/artifacts"}
+        place = {
+            "tracking_uri": f"sqlite:///environments/{name}/mlflow.db",
+            "artifacts": f"environments/{name}/artifacts",
+        }
         may = {"deploy": ["trainer", "engineer"], "rollback": ["trainer", "engineer"], "override": ["engineer"]}
         after = {"approval": False, "after": None, "policy": {"dirty": ["false"], "commit": [], "data": []}}
         if name == "dev":
@@ -172,7 +175,13 @@ def settle(configure: Command, primary: str) -> None:
         if name == "prod":
             may = {step: ["trainer", "engineer"] if step == "approve" else ["engineer"] for step in engineer}
             after = {"approval": True, "after": "test"}
-            after["policy"] = {"dirty": ["false"], "commit": [], "data": [], "owner": [], "purpose": ["training", "retraining"]}
+            after["policy"] = {
+                "dirty": ["false"],
+                "commit": [],
+                "data": [],
+                "owner": [],
+                "purpose": ["training", "retraining"],
+            }
         configure(f"environments/{name}", **open_to_all | place | {"may": may} | after)
     people = {"trainer": [ADA, GRACE, "policy:retraining"], "engineer": [GRACE, "policy:retraining"]}
     may_do = {"trainer": ["train", "tune"], "engineer": ["promote"]}

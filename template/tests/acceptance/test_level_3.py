@@ -453,7 +453,9 @@ def answer(word: str) -> None:
     """Answer every question of the policy's checklists and of the readiness assessment."""
     edit(
         "docs/governance/policy.yml",
-        lambda content: [question.update(answer=word) for asked in content["checklists"].values() for question in asked],
+        lambda content: [
+            question.update(answer=word) for asked in content["checklists"].values() for question in asked
+        ],
     )
     file = Path("docs/readiness.toml")
     text = re.sub(r'^answer = ".*"$', f'answer = "{word}"', file.read_text(encoding="utf-8"), flags=re.MULTILINE)
