@@ -25,6 +25,7 @@ import yaml
 Command = Callable[..., Any]
 SECONDS = 120  # at most, for what takes a fraction of one: the machine may be busy
 ADA, GRACE = "ada@example.org", "grace@example.org"  # who trains, and who signs off
+FIRST = ("--set", "seed=1")
 WEAK = ("--set", "parameters.max_iter=1", "--set", "parameters.learning_rate=0.001")
 OTHER = ("--set", "parameters.max_iter=60")
 
@@ -110,6 +111,24 @@ def command(package: str) -> Command:
         return json.loads(out.getvalue()) if "--json" in words and out.getvalue() else out.getvalue() + err.getvalue()
 
     return command
+
+
+@pytest.fixture(scope="session")
+def help_of(package: str) -> Callable[[str], str]:
+    """Return what `COMMAND --help` prints, nothing when there is no such command."""
+    main = importlib.import_module(f"{package}.__main__").main
+
+    def help_of(word: str) -> str:
+        out = io.StringIO()
+        with (
+            contextlib.redirect_stdout(out),
+            contextlib.redirect_stderr(io.StringIO()),
+            contextlib.suppress(SystemExit),
+        ):
+            main([word, "--help"])
+        return out.getvalue()
+
+    return help_of
 
 
 def copied(source: Path, folder: Path) -> Path:
@@ -233,6 +252,13 @@ def released(
         said["no contract"] = command("export-contract", "--check", exit_code=3)
         command("export-contract")
         commit(git, "Set what the tests rely on")
+        shutil.rmtree("mlruns", ignore_errors=True)
+        Path("mlflow.db").unlink()  # a run is in one place only: MLflow remembers, in a process, where each keeps its files
+        command("runs")
+        for name in ("test", "prod"):
+            Path("environments", name).mkdir(parents=True)
+            shutil.copy("mlflow.db", f"environments/{name}")  # to make the tables takes seconds
+        command("train", *FIRST)
         said["on-register"] = command("on-register", "--json")
         said["on-register again"] = command("on-register", "--json")
         said["prod before test"] = command("deploy", "1", "--env", "prod", "--reason", "try", exit_code=3)

@@ -344,12 +344,12 @@ def gaps(ownership: dict[str, Any]) -> list[str]:
 
 
 @pytest.mark.practice("cross-functional-team", "security-expert-involvement", "ml-strategic")
-def test_nothing_of_the_loop_is_without_somebody_who_answers_for_it(run: Run) -> None:
+def test_nothing_of_the_loop_is_without_somebody_who_answers_for_it(help_of: Run) -> None:
     ownership = load(PROJECT / "docs/ownership.yml")
     assert gaps(ownership) == []
     for one in [*ownership["security"], *ownership["strategy"]["governed"]]:
         name, *words = one["command"].split()
-        told = run(name, "--help")
+        told = help_of(name)
         assert all(word in told for word in words if word.startswith("--")), one["command"]
     ownership["security"].clear()
     stage = next(iter(ownership["stages"].values()))
