@@ -1,6 +1,7 @@
 """Each practice of level 1 that runs, once, by the command or the service as people use it, on the sample. The template's file."""
 
 import json
+import os
 import re
 import shutil
 import signal
@@ -156,8 +157,8 @@ def test_what_was_built_of_the_commit_scores_and_serves_where_nothing_else_is(
     assert done.returncode == 0, done.stderr
     predicted = pd.read_csv(handed_over / "scored.csv")[note["output"]]
     assert list(predicted) == pytest.approx([note["example"]["prediction"]] * 2, rel=1e-9)
-    words = [script, "serve", "--port", "0"]
-    with subprocess.Popen(words, cwd=handed_over, stdout=subprocess.PIPE, text=True) as service:
+    words, environment = [script, "serve", "--port", "0"], os.environ | {"PYTHONPATH": ""}
+    with subprocess.Popen(words, cwd=handed_over, env=environment, stdout=subprocess.PIPE, text=True) as service:
         try:
             assert service.stdout is not None
             address = service.stdout.readline().split()[-1]
