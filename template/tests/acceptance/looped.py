@@ -1,0 +1,233 @@
+"""One turn of the loop for all tests of level 4: traffic, labels, drift, a refused retraining and one that callers tried.
+
+A plugin, as released.py is, on which it builds. The template's file.
+"""
+
+import contextlib
+import json
+import shutil
+import sqlite3
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pandas as pd
+import pytest
+from released import GRACE, Command, Project, commit, copied, person, read, until
+
+PORTION = 250  # rows a request
+N_CALM, N_DRIFTED, N_TRIED = 1_000, 3_000, 200
+
+
+class Loop(Project):
+    """A project whose service logs; `send` asks about rows as a caller does, `label` tells what became of them."""
+
+    keys: dict[str, dict[str, str]]
+    number: str  # a column that drifts
+    calm: pd.DataFrame
+    drifted: pd.DataFrame
+    data: ModuleType
+    features: ModuleType
+
+    def send(self, rows: pd.DataFrame, prefix: str = "") -> list[dict[str, Any]]:
+        """Ask the service about ROWS; return the answers once they are in the log."""
+        answers = []
+        for start in range(0, len(rows), PORTION):
+            part = as_sent(rows.iloc[start : start + PORTION], self.data)
+            answer = self.http.post(f"{prefix}/predict", json=part, headers=self.keys["shop"])
+            assert answer.status_code == 200, answer.text
+            answers.append(answer.json())
+        last = [answer["request_id"] for answer in answers]
+        until(lambda: {one for (one,) in self.log("SELECT DISTINCT request_id FROM predictions")} >= {*last})
+        return answers
+
+    def send_each(self, rows: pd.DataFrame) -> list[dict[str, Any]]:
+        """The same with one row a request: each is somebody of its own, whom an experiment may split off."""
+        answers = []
+        for row in as_sent(rows, self.data):
+            answer = self.http.post("/predict", json=row, headers=self.keys["shop"])
+            assert answer.status_code == 200, answer.text
+            answers.append(answer.json())
+        until(
+            lambda: self.log("SELECT count(*) FROM predictions WHERE request_id = ?", answers[-1]["request_id"])[0][0]
+        )
+        return answers
+
+    def label(self, rows: pd.DataFrame, *words: str, exit_code: int = 0) -> Any:
+        file = self.folder.parent / "labels.parquet"
+        rows[[self.data.KEY, "label"]].to_parquet(file, index=False)
+        return self.command("feedback", str(file), *words, exit_code=exit_code)
+
+    def log(self, query: str, *words: Any) -> list[tuple[Any, ...]]:
+        """Ask the prediction log, which is an SQLite file here."""
+        with contextlib.closing(sqlite3.connect(self.folder / "data/predictions.db", timeout=60)) as base:
+            return base.execute(query, words).fetchall()
+
+    def step(self, rows: pd.DataFrame, exit_code: int | None = 0) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        """Send ROWS, label them, and judge the experiment that runs; return what it says and the answers."""
+        until(lambda: self.http.get("/model", headers=self.keys["shop"]).json().get("experiment", {}).get("running"))
+        answers = self.send_each(rows)
+        self.label(rows, "--override", "--reason", "the world has turned", "--source", f"desk {len(self.said)}")
+        return self.command("experiment", "step", "--json", exit_code=exit_code), answers
+
+
+def as_sent(rows: pd.DataFrame, data: ModuleType) -> list[dict[str, Any]]:
+    """Return ROWS as a caller sends them: without the target and what is known later only."""
+    known = [name for name in data.SCHEMA if name in rows and name != data.TARGET and name not in data.LEAKS]
+    sent = json.loads(rows[known].to_json(orient="records", date_format="iso"))
+    for one in sent:
+        for name in known:
+            if data.SCHEMA[name]["type"] == "time" and one[name]:
+                one[name] = one[name].rstrip("Z")
+    return sent
+
+
+def now() -> str:
+    return f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%S.%f}"
+
+
+def traffic(loop: Loop, sample: Path, configure: Command) -> None:
+    """Choose what is sent: rows like those learned from, and newer ones of which one column and the truth have turned."""
+    data, features = loop.data, loop.features
+    names = [name for name in features.COLUMNS if data.SCHEMA.get(name, {}).get("type") == "number"]
+    loop.number = names[0]
+    calm = data.read(loop.folder / "data/raw").dropna(subset=[data.TARGET])
+    loop.calm = calm.sample(N_CALM, random_state=0).assign(label=lambda rows: rows[data.TARGET].astype("float64"))
+    files = sorted(sample.iterdir())
+    known = {file.name for file in (loop.folder / "data/sample").iterdir()}
+    newer = loop.folder.parent / "newer"
+    newer.mkdir()
+    for file in [file for file in files if file.name not in known][:1] or files[-1:]:
+        shutil.copy(file, newer)
+    rows = data.read(newer).dropna(subset=[data.TARGET]).head(N_DRIFTED + 4 * N_TRIED)
+    for name in names:  # all at their end: whatever the model makes of them, it can tell these rows from those before
+        rows[name] = float(data.SCHEMA[name].get("max", 3 * calm[name].max() + 300))
+    truth = rows[data.TARGET].astype("float64")
+    low, high = calm[data.TARGET].astype("float64").min(), calm[data.TARGET].astype("float64").quantile(0.98)
+    loop.drifted = rows.assign(label=(low + high - truth).clip(low, high))
+
+
+def settle(configure: Command, data: ModuleType, primary: str) -> None:
+    """Set what these tests rely on, in the current folder."""
+    believed = {"min_flips": 20, "max_flip_share": 0.05, "window_h": 24, "against": 0.2}
+    configure(
+        "prediction_log", url="sqlite:///data/predictions.db", entity=data.KEY, never_logged=["*contact*"], flush_s=0.05
+    )
+    configure("prediction_log", keep_days=400, when_full="drop", labels=believed)
+    configure("prediction_log", out_of_range={"requests": 5, "share": 0.5, "window_s": 600})
+    facts = {"owner": "trainer", "runbook": "docs/runbook.md#decay", "action": "retrain"}
+    ours = {
+        "input_drift": facts | {"kind": "drift", "source": "inputs", "threshold": 0.2, "action": "warn"},
+        "decay": facts | {"kind": "decay", "source": "labels", "threshold": 0.01},
+    }
+    watched = {name: of | {"owner": "engineer"} for name, of in read("monitoring")["signals"].items()}
+    configure("monitoring", window_days=30, label_delay_days=0, rows=200, confidence=0.99, resamples=10)
+    configure("monitoring", cpu_hour_price=0.05, signals=watched | ours)
+    configure(
+        "retraining", environment="prod", owner="trainer", runbook="docs/runbook.md#retraining", new_data=None, age=None
+    )
+    configure(
+        "retraining", signals={"decay": {"at_least": 1, "of": 1, "then": "retrain"}}, schedule=None, least_rows=500
+    )
+    configure("retraining", cooldown_h=0, budget={"retrainings": 100, "days": 1}, give_up_after=5, tries=3)
+    configure("retraining", training={"validation": 0.02, "test": 0.05}, sign_off="none", approver="policy:retraining")
+    configure("retraining", stable={"share": 0.02, "worse": {primary: 1e9}}, release="canary")
+    stop = {"failures": 3, "failure_rate": 0.01, "answer_s": 30.0, "slower": 1e3, "slow_ms": 30_000, "window": 50}
+    plans = {
+        "shadow": {"shares": [1.0], "requests": None, "labels": 50},
+        "canary": {"shares": [0.5], "requests": 10_000, "labels": 50},
+        "ab": {"shares": [0.5], "requests": 10_000, "labels": 50},
+        "blue-green": {"shares": [1.0], "requests": 40, "labels": 0},
+    }
+    rules = {"metric": primary, "margin": 0.001, "effect": 0.001, "alpha": 0.05, "max_days": 60}
+    configure("experiment", environment="prod", owner="trainer", runbook="docs/runbook.md#experiment", **rules)
+    configure("experiment", stop=stop, modes=plans)
+
+
+@pytest.fixture(scope="session")
+def looped(
+    released: Project,
+    command: Command,
+    configure: Command,
+    git: Command,
+    serve: Command,
+    data: ModuleType,
+    features: ModuleType,
+    model: ModuleType,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Loop]:
+    """A copy of `released` whose service logs. Rows as before: nothing happens. Then the world turns: labels say so, the
+    version in use decays, one retraining is refused by a gate, the next is tried on callers and replaces it.
+
+    Read it, ask its service: what writes takes `turned`, a copy.
+    """
+    folder = copied(released.folder, tmp_path_factory.mktemp("looped") / "project")
+    loop = Loop(folder, command)
+    said = loop.said
+    loop.data, loop.features, loop.row = data, features, released.row
+    with contextlib.chdir(folder):
+        for file in Path("data").glob("predictions.db*"):
+            file.unlink()  # of the service of `released`
+        settle(configure, data, model.PRIMARY)
+        configure("environments/prod", endpoints=[])
+        traffic(loop, Path(__file__).parents[2] / "data/sample", configure)
+        person(git, GRACE)
+        commit(git, "Set what the loop relies on")
+        loop.keys = {}
+        for name, scope in (("boss", "admin"), ("shop", "predict"), ("prober", "predict")):
+            loop.keys[name] = {"authorization": f"Bearer {command('keys', 'add', name, '--scope', scope).strip()}"}
+        with serve(folder, "--model", "env:prod", MLFLOW_TRACKING_URI="") as (http, _):
+            loop.http = http
+            loop.send(loop.calm)
+            said["feedback"] = loop.label(loop.calm)
+            said["calm"] = measured(loop)
+            said["not triggered"] = command("retrain", "--if-triggered", "--json")
+            turned_at = now()
+            new, loop.drifted = loop.drifted.head(N_DRIFTED), loop.drifted.iloc[N_DRIFTED:]
+            loop.send(new)
+            said["disbelieved"] = loop.label(new, exit_code=3)
+            loop.label(new, "--override", "--reason", "the world has turned")
+            said["turned"] = measured(loop, "--since", turned_at)
+            quality = read("release")["quality"]
+            impossible = {model.PRIMARY: {"measured": 1e9, "surely": 1e9}}
+            configure("release", quality=quality | {"over_champion": impossible})
+            commit(git, "Ask too much")
+            said["refused"] = command("retrain", "--reason", "to try", exit_code=3)
+            said["kept"] = loop.in_use()
+            configure("release", quality=quality)
+            commit(git, "Ask for what is right")
+            said["triggered"] = command("retrain", "--if-triggered", "--json")
+            said["canary"], said["tried"] = loop.step(loop.drifted.head(N_TRIED))
+            said["promoted"] = command("retrain", "--if-triggered", "--json")
+            until(lambda: http.get("/ready").json()["model_version"] == loop.in_use())
+            yield loop
+
+
+def measured(loop: Loop, *words: str) -> dict[str, Any]:
+    """Watch the version in use; return the report, its exit code as `exit`, and what was said to people as `said`."""
+    before = set(Path("reports/monitoring").glob("*.json"))
+    for code in (0, 3):
+        with contextlib.suppress(AssertionError):
+            said = loop.command("monitor", *words, exit_code=code)
+            break
+    else:
+        raise AssertionError(loop.command("monitor", *words))
+    [file] = set(Path("reports/monitoring").glob("*.json")) - before
+    return json.loads(file.read_text(encoding="utf-8")) | {"exit": code, "said": said}
+
+
+@pytest.fixture
+def loop(looped: Loop, monkeypatch: pytest.MonkeyPatch) -> Loop:
+    """`looped` as the current folder: for what reads, asks, or is refused."""
+    monkeypatch.chdir(looped.folder)
+    return looped
+
+
+@pytest.fixture
+def turned(looped: Loop, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
+    """A copy of `looped` to write to, made the current folder; no service follows it."""
+    project = Project(copied(looped.folder, tmp_path / "project"), command)
+    monkeypatch.chdir(project.folder)
+    return project
