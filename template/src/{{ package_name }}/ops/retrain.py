@@ -366,8 +366,8 @@ def make(conf: store.Store) -> None:
     engine = triggers.database()
     unfinished = [one["until"] for one in triggers.past(engine) if one["outcome"] is None]
     until = triggers.moment(unfinished[-1]) if unfinished else datetime.now(UTC).replace(tzinfo=None)
-    raw = gathered(conf)  # first: it brings the feature tables up to date, which labelled rows are joined to
-    logged = labelled(until)
+    # gathered first: that brings the feature tables up to date, which labelled rows are joined to
+    raw, logged = gathered(conf), labelled(until)
     if raw is not None:
         rows = raw[[name for name in data.SCHEMA if name in raw]]
         logged = logged[~logged[data.KEY].isin(rows[data.KEY])]  # what was gathered is checked and complete
