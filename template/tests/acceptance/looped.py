@@ -65,6 +65,10 @@ class Loop(Project):
         with contextlib.closing(sqlite3.connect(self.folder / "data/predictions.db", timeout=60)) as base:
             return base.execute(query, words).fetchall()
 
+    def tried(self, number: int) -> pd.DataFrame:
+        """Return the rows that callers ask about in the experiment of this number, the first is 0."""
+        return self.drifted.iloc[number * N_TRIED : (number + 1) * N_TRIED]
+
     def step(self, rows: pd.DataFrame, exit_code: int | None = 0) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         """Send ROWS, label them, and judge the experiment that runs; return what it says and the answers."""
         until(lambda: self.http.get("/model", headers=self.keys["shop"]).json().get("experiment", {}).get("running"))
@@ -199,7 +203,7 @@ def looped(
             configure("release", quality=quality)
             commit(git, "Ask for what is right")
             said["triggered"] = command("retrain", "--if-triggered", "--json")
-            said["canary"], said["tried"] = loop.step(loop.drifted.head(N_TRIED))
+            said["canary"], said["tried"] = loop.step(loop.tried(0))
             said["promoted"] = command("retrain", "--if-triggered", "--json")
             until(lambda: http.get("/ready").json()["model_version"] == loop.in_use())
             yield loop

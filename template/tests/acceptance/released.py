@@ -85,6 +85,12 @@ class Project:
         file = self.folder / f"models/gates/{number}/gates.json"
         return json.loads(file.read_text(encoding="utf-8"))["findings"]
 
+    def copy_to(self, folder: Path) -> Path:
+        return copied(self.folder, folder)
+
+    def wait(self, holds: Callable[[], Any]) -> Any:
+        return until(holds)
+
     def refused(self, number: str) -> set[str]:
         return {one["gate"] for one in self.report(number) if not one["passed"]}
 
@@ -253,7 +259,9 @@ def released(
         command("export-contract")
         commit(git, "Set what the tests rely on")
         shutil.rmtree("mlruns", ignore_errors=True)
-        Path("mlflow.db").unlink()  # a run is in one place only: MLflow remembers, in a process, where each keeps its files
+        Path(
+            "mlflow.db"
+        ).unlink()  # a run is in one place only: MLflow remembers, in a process, where each keeps its files
         command("runs")
         for name in ("test", "prod"):
             Path("environments", name).mkdir(parents=True)
@@ -261,10 +269,11 @@ def released(
         command("train", *FIRST)
         said["on-register"] = command("on-register", "--json")
         said["on-register again"] = command("on-register", "--json")
-        said["prod before test"] = command("deploy", "1", "--env", "prod", "--reason", "try", exit_code=3)
+        said["no role"] = command("deploy", "1", "--env", "prod", exit_code=3)
         said["own approval"] = command("approve", "1", "--reason", "mine", exit_code=3)
-        command("deploy", "1", "--env", "test", "--reason", "to try it")
         person(git, GRACE)
+        said["not ready"] = command("deploy", "1", "--env", "prod", exit_code=3)
+        command("deploy", "1", "--env", "test", "--reason", "to try it")
         said["not approved"] = command("deploy", "1", "--env", "prod", exit_code=3)
         command("approve", "1", "--reason", "reviewed 1")
         command("deploy", "1", "--env", "prod")

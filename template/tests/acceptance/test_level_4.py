@@ -16,8 +16,6 @@ from typing import Any
 import pandas as pd
 import pytest
 import yaml
-from looped import N_TRIED
-from released import until
 
 pytest_plugins = ["released", "looped"]
 
@@ -46,8 +44,7 @@ def test_what_is_answered_is_in_the_log_and_what_is_forgotten_is_not(loop: Any, 
     headers = loop.keys["shop"] | {"x-request-id": "forget-me"}
     answer = loop.http.post("/predict", json=row, headers=headers).json()
     query = "SELECT version, key, arm, prediction FROM predictions WHERE request_id = 'forget-me'"
-    while not (found := loop.log(query)):
-        pass
+    found = loop.wait(lambda: loop.log(query))
     assert found == [(answer["model_version"], "asks-to-be-forgotten", "champion", answer["predictions"][0])]
     run("prediction-log", "--forget", "forget-me")
     assert loop.log(query) == []
@@ -364,17 +361,17 @@ def test_nothing_of_the_loop_is_without_somebody_who_answers_for_it(help_of: Run
 
 @pytest.mark.practice("live-ab-testing", "full-scale-trials", "blue-green-deployment")
 def test_a_shadow_answers_nobody_what_is_worse_is_stopped_and_blue_green_takes_all(loop: Any, run: Run) -> None:
-    shadow, ab, swap = (loop.drifted.iloc[n * N_TRIED : (n + 1) * N_TRIED] for n in (1, 2, 3))
+    shadow, ab, swap = (loop.tried(n) for n in (1, 2, 3))
     run("experiment", "start", "3", "--mode", "shadow", "--reason", "at full scale")
     _, answers = loop.step(shadow, exit_code=None)
     assert {answer["model_version"] for answer in answers} == {"5"}, "nobody is answered by it"
-    assert loop.log("SELECT count(*) FROM predictions WHERE arm = 'shadow' AND version = '3'")[0][0] >= N_TRIED - 5
+    assert loop.log("SELECT count(*) FROM predictions WHERE arm = 'shadow' AND version = '3'")[0][0] >= len(shadow) - 5
     run("experiment", "stop", "--reason", "seen enough") if running(run) else None
     run("experiment", "start", "3", "--mode", "ab", "--reason", "is it better?")
     decision, answers = loop.step(ab, exit_code=3)
     assert decision["result"] == "aborted" and "worse" in decision["why"]
     assert {answer["model_version"] for answer in answers} == {"3", "5"}, "each answered half"
-    until(lambda: not loop.http.get("/model", headers=loop.keys["shop"]).json()["experiment"]["running"])
+    loop.wait(lambda: not loop.http.get("/model", headers=loop.keys["shop"]).json()["experiment"]["running"])
     assert {answer["model_version"] for answer in loop.send_each(ab.head(20))} == {"5"}, (
         "everybody has the champion again"
     )
@@ -383,7 +380,7 @@ def test_a_shadow_answers_nobody_what_is_worse_is_stopped_and_blue_green_takes_a
     assert (decision["result"], loop.in_use()) == ("promoted", "3")
     assert answers[-1]["model_version"] == "3", "the old one stays warm, and no request failed"
     run("rollback", "--env", "prod", "--reason", "the test is over")
-    until(lambda: loop.http.get("/ready").json()["model_version"] == "5")
+    loop.wait(lambda: loop.http.get("/ready").json()["model_version"] == "5")
 
 
 def running(run: Run) -> bool:
