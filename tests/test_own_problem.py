@@ -80,7 +80,7 @@ def test_suite_of_a_project_passes_with_own_data(level: int, project: Render, en
 def test_no_test_of_the_template_depends_on_a_column_of_the_flights(rendered: Render) -> None:
     """Or it would fail as soon as a user brings other data; those in tests/ itself are the user's to change."""
     folder = rendered(LEVELS[-1])
-    files = [file for part in ("ops", "release", "system") for file in folder.glob(f"tests/{part}/*.py")]
+    files = [file for part in ("acceptance", "ops", "release", "system") for file in folder.glob(f"tests/{part}/*.py")]
     assert len(files) > 40
     found = [file.name for file in files if re.search(OF_THE_FLIGHTS, reads(file))]
     assert found == ["test_loop.py"], "which is skipped, and says so, where the data are others"

@@ -384,7 +384,8 @@ def test_a_trial_that_cannot_win_ends_early_and_one_that_fails_does_not_end_the_
 
     monkeypatch.setattr(model, "SEARCH_SPACE", {model.SIMPLE: {"case": ["good", "hopeless"]}, "failing": {}})
     monkeypatch.setattr(model, "make", make)
-    found = run("tune", "--sample", "0.3", "--trials", "12", "--no-train", "--json")
+    # of the first ten trials the seed alone decides what is tried: this one tries what is good often enough to compare with
+    found = run("tune", "--sample", "0.3", "--set", "seed=0", "--trials", "12", "--no-train", "--json")
     assert found["family"] == model.SIMPLE
     assert found["failed"] >= 1 and found["stopped_early"] >= 1
 
