@@ -106,13 +106,13 @@ def nobody_else() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def command(package: str) -> Command:
-    """Run a command in the current folder, as often as a session likes: as `run`, with what it said on exit 3 too."""
+    """Run a command in the current folder, as `run` does; with `exit_code` None any will do: `command.code` says which."""
     main = importlib.import_module(f"{package}.__main__").main
 
     def command(*words: str, exit_code: int | None = 0) -> Any:
         out, err = io.StringIO(), io.StringIO()
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            code = main(list(words))
+            command.code = code = main(list(words))  # type: ignore[attr-defined]
         assert exit_code in (code, None), out.getvalue() + err.getvalue()
         return json.loads(out.getvalue()) if "--json" in words and out.getvalue() else out.getvalue() + err.getvalue()
 
