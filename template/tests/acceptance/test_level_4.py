@@ -73,7 +73,7 @@ def test_labels_find_their_predictions_whenever_and_however_often_they_come(
 
 @pytest.mark.practice("manipulation-protection")
 def test_who_sends_what_is_wrong_is_not_believed_and_a_touched_model_is_not_opened(
-    loop: Any, turned: Any, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: ModuleType
+    loop: Any, after: Any, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: ModuleType
 ) -> None:
     assert "--override" in loop.said["disbelieved"], "labels that say the opposite of the predictions"
     label = [{"key": "any", "label": 1}]
@@ -89,21 +89,21 @@ def test_who_sends_what_is_wrong_is_not_believed_and_a_touched_model_is_not_open
     run("sign", "1")
     shutil.copytree("data/raw", "rows")
     batch = ("score-batch", "--input", "rows", "--output", "scored", "--model")
-    run(*batch, f"models:/{turned.model}/1")
-    assert "nobody signed it" in run(*batch, f"models:/{turned.model}/3", exit_code=3)
-    client, made = turned.store(), turned.version("1")
+    run(*batch, f"models:/{after.model}/1")
+    assert "nobody signed it" in run(*batch, f"models:/{after.model}/3", exit_code=3)
+    client, made = after.store(), after.version("1")
     place = Path(client.get_model_version_download_uri(made.name, "1").removeprefix("file://"))
     if not place.is_dir():  # models:/m-..., a logged model
-        place = next(file.parent for file in turned.folder.rglob("MLmodel") if made.run_id in file.read_text())
+        place = next(file.parent for file in after.folder.rglob("MLmodel") if made.run_id in file.read_text())
     with (place / "artifacts/HANDOFF.md").open("a", encoding="utf-8") as page:
         page.write("\n")
     shutil.rmtree("scored")
-    assert "not those that were signed" in run(*batch, f"models:/{turned.model}/1", exit_code=3)
+    assert "not those that were signed" in run(*batch, f"models:/{after.model}/1", exit_code=3)
 
 
 @pytest.mark.practice("streaming-transforms")
 def test_what_the_stream_makes_of_the_log_equals_the_batch(
-    turned: Any, looped: Any, run: Run, data: ModuleType, features: ModuleType
+    after: Any, looped: Any, run: Run, data: ModuleType, features: ModuleType
 ) -> None:
     run("stream-features")
     [live] = Path("data").rglob("live")
@@ -183,10 +183,10 @@ def test_drift_is_the_same_however_the_rows_arrive(loop: Any, run: Run, tmp_path
 
 
 @pytest.mark.practice("central-dashboard", "cost-utilisation-monitoring")
-def test_one_page_joins_traffic_quality_versions_experiments_and_cost(turned: Any, run: Run) -> None:
+def test_one_page_joins_traffic_quality_versions_experiments_and_cost(after: Any, run: Run) -> None:
     told = run("dashboard", "--json")
     [line] = told["models"]
-    assert line["predictions"] > 4_000 and line["version"] == turned.in_use()
+    assert line["predictions"] > 4_000 and line["version"] == after.in_use()
     assert told["spent_seconds"]["training"] > 0 and line["cost"] > 0
     page = Path("reports/dashboard.html").read_text(encoding="utf-8")
     for text in ("Traffic", "Latency", "Quality", "Drift", "Versions", "Experiments", "Retrainings", "Cost of compute"):
@@ -198,7 +198,7 @@ def test_one_page_joins_traffic_quality_versions_experiments_and_cost(turned: An
 
 
 @pytest.mark.practice("metric-triggered-retraining", "trigger-policy")
-def test_decay_retrains_calm_does_not_and_a_pause_is_kept(turned: Any, looped: Any, run: Run, configure: Run) -> None:
+def test_decay_retrains_calm_does_not_and_a_pause_is_kept(after: Any, looped: Any, run: Run, configure: Run) -> None:
     assert looped.said["not triggered"]["outcome"] == "nothing"
     assert [one["why"].partition(":")[0] for one in run("retrain", "--history", "--json")] == ["by_hand", "decay"]
     configure("retraining", new_data={"rows": 1}, least_rows=1, cooldown_h=24)
@@ -263,7 +263,7 @@ def test_the_impact_of_a_version_is_told_by_slice_and_for_the_model_it_feeds(
 
 
 @pytest.mark.practice("audit-trail")
-def test_who_did_what_when_and_why_is_on_record_and_a_touched_line_is_found(turned: Any, run: Run) -> None:
+def test_who_did_what_when_and_why_is_on_record_and_a_touched_line_is_found(after: Any, run: Run) -> None:
     lines = run("audit", "show", "--json")
     done = [(one["action"], one["who"]) for one in lines]
     for step in ("register", "gate", "deploy", "retrain", "experiment started", "experiment promoted"):
@@ -285,10 +285,10 @@ def test_who_did_what_when_and_why_is_on_record_and_a_touched_line_is_found(turn
 
 @pytest.mark.practice("ai-factory-scale")
 def test_one_command_looks_at_every_project_and_runs_in_each(
-    turned: Any, cloned: Path, run: Run, tmp_path: Path
+    after: Any, cloned: Path, run: Run, tmp_path: Path
 ) -> None:
     shutil.copytree(cloned, tmp_path / "new")
-    places = [str(turned.folder), str(tmp_path / "new")]
+    places = [str(after.folder), str(tmp_path / "new")]
     file = Path("reports/monitoring")
     shutil.rmtree(file)
     here, new = run("portfolio", *places, "--json")
