@@ -65,13 +65,20 @@ class Loop(Project):
         with contextlib.closing(sqlite3.connect(self.folder / "data/predictions.db", timeout=60)) as base:
             return base.execute(query, words).fetchall()
 
+    def experiment(self) -> dict[str, Any]:
+        """Return what the service says of the experiment that runs."""
+        return self.http.get("/model", headers=self.keys["shop"]).json()["experiment"]
+
     def tried(self, number: int) -> pd.DataFrame:
         """Return the rows that callers ask about in the experiment of this number, the first is 0."""
         return self.drifted.iloc[number * N_TRIED : (number + 1) * N_TRIED]
 
     def step(self, rows: pd.DataFrame, exit_code: int | None = 0) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         """Send ROWS, label them, and judge the experiment that runs; return what it says and the answers."""
-        until(lambda: self.http.get("/model", headers=self.keys["shop"]).json().get("experiment", {}).get("running"))
+        told = {"running": False}
+        with contextlib.suppress(AssertionError):
+            until(lambda: told.update(self.experiment()) or told["running"])
+        assert told["running"], [told, self.command("experiment", "status")]
         answers = self.send_each(rows)
         self.label(rows, "--override", "--reason", "the world has turned", "--source", f"desk {len(self.said)}")
         return self.command("experiment", "step", "--json", exit_code=exit_code), answers
@@ -138,7 +145,7 @@ def settle(configure: Command, data: ModuleType, primary: str) -> None:
         "retraining", environment="prod", owner="trainer", runbook="docs/runbook.md#retraining", new_data=None, age=None
     )
     configure(
-        "retraining", signals={"decay": {"at_least": 1, "of": 1, "then": "retrain"}}, schedule=None, least_rows=500
+        "retraining", signals={"decay": {"at_least": 1, "of": 1, "then": "retrain"}}, schedule=None, least_rows=100
     )
     configure("retraining", cooldown_h=0, budget={"retrainings": 100, "days": 1}, give_up_after=5, tries=3)
     configure("retraining", training={"validation": 0.02, "test": 0.05}, sign_off="none", approver="policy:retraining")
@@ -199,6 +206,11 @@ def looped(
             said["disbelieved"] = loop.label(loop.calm.assign(label=turned(loop.calm["label"])), exit_code=3)
             loop.label(new, "--override", "--reason", "the world has turned")
             said["turned"] = measured(loop, "--since", turned_at)
+            said["triggered"] = command("retrain", "--if-triggered", "--json")
+            assert said["triggered"]["outcome"] == "on trial", said["triggered"]
+            said["canary"], said["tried"] = loop.step(loop.tried(0))
+            said["promoted"] = command("retrain", "--if-triggered", "--json")
+            until(lambda: http.get("/ready").json()["model_version"] == loop.in_use())
             quality = read("release")["quality"]
             impossible = {model.PRIMARY: {"measured": 1e9, "surely": 1e9}}
             configure("release", quality=quality | {"over_champion": impossible})
@@ -207,10 +219,6 @@ def looped(
             said["kept"] = loop.in_use()
             configure("release", quality=quality)
             commit(git, "Ask for what is right")
-            said["triggered"] = command("retrain", "--if-triggered", "--json")
-            said["canary"], said["tried"] = loop.step(loop.tried(0))
-            said["promoted"] = command("retrain", "--if-triggered", "--json")
-            until(lambda: http.get("/ready").json()["model_version"] == loop.in_use())
             yield loop
 
 
