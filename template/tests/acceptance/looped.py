@@ -114,8 +114,9 @@ def traffic(loop: Loop, sample: Path, configure: Command) -> None:
         shutil.copy(file, newer)
     rows = data.read(newer).dropna(subset=[data.TARGET]).head(N_DRIFTED + 4 * N_TRIED)
     rows[loop.number] = float(data.SCHEMA[loop.number].get("max", 3 * calm[loop.number].max() + 300))
-    truth = rows[data.TARGET].astype("float64")
-    loop.drifted = rows.assign(label=turned(truth))
+    low, high = (calm[data.TARGET].astype("float64").quantile(share) for share in (0.02, 0.98))
+    decides = rows[names[-1]] > rows[names[-1]].median()
+    loop.drifted = rows.assign(label=decides.map({True: high, False: low}))
 
 
 def turned(truth: pd.Series) -> pd.Series:
@@ -149,7 +150,7 @@ def settle(configure: Command, data: ModuleType, primary: str) -> None:
     )
     configure("retraining", cooldown_h=0, budget={"retrainings": 100, "days": 1}, give_up_after=5, tries=3)
     configure("retraining", training={"validation": 0.02, "test": 0.05}, sign_off="none", approver="policy:retraining")
-    configure("retraining", stable={"share": 0.02, "worse": {primary: 1e9}}, release="canary")
+    configure("retraining", stable={"share": 0.05, "worse": {primary: 1e9}}, release="canary")
     stop = {"failures": 3, "failure_rate": 0.01, "answer_s": 30.0, "slower": 1e3, "slow_ms": 30_000, "window": 50}
     plans = {
         "shadow": {"shares": [1.0], "requests": None, "labels": 50},
@@ -201,6 +202,9 @@ def looped(
             said["calm"] = measured(loop)
             said["not triggered"] = command("retrain", "--if-triggered", "--json")
             turned_at = now()
+            chains = read("endpoints")
+            configure("endpoints", models={}, chains={})  # what a model feeds would be another world, too
+            commit(git, "Feed nothing")
             new, loop.drifted = loop.drifted.head(N_DRIFTED), loop.drifted.iloc[N_DRIFTED:]
             loop.send(new)
             said["disbelieved"] = loop.label(loop.calm.assign(label=turned(loop.calm["label"])), exit_code=3)
@@ -214,6 +218,7 @@ def looped(
             quality = read("release")["quality"]
             impossible = {model.PRIMARY: {"measured": 1e9, "surely": 1e9}}
             configure("release", quality=quality | {"over_champion": impossible})
+            configure("endpoints", **chains)
             commit(git, "Ask too much")
             said["refused"] = command("retrain", "--reason", "to try", exit_code=3)
             said["kept"] = loop.in_use()

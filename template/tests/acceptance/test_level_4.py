@@ -256,7 +256,7 @@ def test_the_impact_of_a_version_is_told_by_slice_and_for_the_model_it_feeds(
     same = run("impact", "3", "3", "--json")
     assert (same["mean_change"], same["fed"][0]["mean_change"]) == (0, 0)
     assert run("impact", "--graph") == "the main model -> pyfunc:/other/1 as risk, at /both\n"
-    assert [one for one in loop.report("4") if one["gate"] == "dependents" and "/both" in one["what"]]
+    assert [one for one in loop.report("5") if one["gate"] == "dependents" and "/both" in one["what"]]
 
 
 # On record
