@@ -65,13 +65,20 @@ class Loop(Project):
         with contextlib.closing(sqlite3.connect(self.folder / "data/predictions.db", timeout=60)) as base:
             return base.execute(query, words).fetchall()
 
+    def experiment(self) -> dict[str, Any]:
+        """Return what the service says of the experiment that runs."""
+        return self.http.get("/model", headers=self.keys["shop"]).json()["experiment"]
+
     def tried(self, number: int) -> pd.DataFrame:
         """Return the rows that callers ask about in the experiment of this number, the first is 0."""
         return self.drifted.iloc[number * N_TRIED : (number + 1) * N_TRIED]
 
     def step(self, rows: pd.DataFrame, exit_code: int | None = 0) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         """Send ROWS, label them, and judge the experiment that runs; return what it says and the answers."""
-        until(lambda: self.http.get("/model", headers=self.keys["shop"]).json().get("experiment", {}).get("running"))
+        told = {"running": False}
+        with contextlib.suppress(AssertionError):
+            until(lambda: told.update(self.experiment()) or told["running"])
+        assert told["running"], [told, self.command("experiment", "status")]
         answers = self.send_each(rows)
         self.label(rows, "--override", "--reason", "the world has turned", "--source", f"desk {len(self.said)}")
         return self.command("experiment", "step", "--json", exit_code=exit_code), answers
@@ -107,8 +114,9 @@ def traffic(loop: Loop, sample: Path, configure: Command) -> None:
         shutil.copy(file, newer)
     rows = data.read(newer).dropna(subset=[data.TARGET]).head(N_DRIFTED + 4 * N_TRIED)
     rows[loop.number] = float(data.SCHEMA[loop.number].get("max", 3 * calm[loop.number].max() + 300))
-    truth = rows[data.TARGET].astype("float64")
-    loop.drifted = rows.assign(label=turned(truth))
+    low, high = (calm[data.TARGET].astype("float64").quantile(share) for share in (0.02, 0.98))
+    decides = rows[names[-1]] > rows[names[-1]].median()
+    loop.drifted = rows.assign(label=decides.map({True: high, False: low}))
 
 
 def turned(truth: pd.Series) -> pd.Series:
@@ -138,11 +146,11 @@ def settle(configure: Command, data: ModuleType, primary: str) -> None:
         "retraining", environment="prod", owner="trainer", runbook="docs/runbook.md#retraining", new_data=None, age=None
     )
     configure(
-        "retraining", signals={"decay": {"at_least": 1, "of": 1, "then": "retrain"}}, schedule=None, least_rows=500
+        "retraining", signals={"decay": {"at_least": 1, "of": 1, "then": "retrain"}}, schedule=None, least_rows=100
     )
     configure("retraining", cooldown_h=0, budget={"retrainings": 100, "days": 1}, give_up_after=5, tries=3)
     configure("retraining", training={"validation": 0.02, "test": 0.05}, sign_off="none", approver="policy:retraining")
-    configure("retraining", stable={"share": 0.02, "worse": {primary: 1e9}}, release="canary")
+    configure("retraining", stable={"share": 0.05, "worse": {primary: 1e9}}, release="canary")
     stop = {"failures": 3, "failure_rate": 0.01, "answer_s": 30.0, "slower": 1e3, "slow_ms": 30_000, "window": 50}
     plans = {
         "shadow": {"shares": [1.0], "requests": None, "labels": 50},
@@ -194,23 +202,28 @@ def looped(
             said["calm"] = measured(loop)
             said["not triggered"] = command("retrain", "--if-triggered", "--json")
             turned_at = now()
+            chains = read("endpoints")
+            configure("endpoints", models={}, chains={})  # what a model feeds would be another world, too
+            commit(git, "Feed nothing")
             new, loop.drifted = loop.drifted.head(N_DRIFTED), loop.drifted.iloc[N_DRIFTED:]
             loop.send(new)
             said["disbelieved"] = loop.label(loop.calm.assign(label=turned(loop.calm["label"])), exit_code=3)
             loop.label(new, "--override", "--reason", "the world has turned")
             said["turned"] = measured(loop, "--since", turned_at)
+            said["triggered"] = command("retrain", "--if-triggered", "--json")
+            assert said["triggered"]["outcome"] == "on trial", said["triggered"]
+            said["canary"], said["tried"] = loop.step(loop.tried(0))
+            said["promoted"] = command("retrain", "--if-triggered", "--json")
+            until(lambda: http.get("/ready").json()["model_version"] == loop.in_use())
             quality = read("release")["quality"]
             impossible = {model.PRIMARY: {"measured": 1e9, "surely": 1e9}}
             configure("release", quality=quality | {"over_champion": impossible})
+            configure("endpoints", **chains)
             commit(git, "Ask too much")
             said["refused"] = command("retrain", "--reason", "to try", exit_code=3)
             said["kept"] = loop.in_use()
             configure("release", quality=quality)
             commit(git, "Ask for what is right")
-            said["triggered"] = command("retrain", "--if-triggered", "--json")
-            said["canary"], said["tried"] = loop.step(loop.tried(0))
-            said["promoted"] = command("retrain", "--if-triggered", "--json")
-            until(lambda: http.get("/ready").json()["model_version"] == loop.in_use())
             yield loop
 
 

@@ -200,7 +200,7 @@ def test_one_page_joins_traffic_quality_versions_experiments_and_cost(after: Any
 @pytest.mark.practice("metric-triggered-retraining", "trigger-policy")
 def test_decay_retrains_calm_does_not_and_a_pause_is_kept(after: Any, looped: Any, run: Run, configure: Run) -> None:
     assert looped.said["not triggered"]["outcome"] == "nothing"
-    assert [one["why"].partition(":")[0] for one in run("retrain", "--history", "--json")] == ["by_hand", "decay"]
+    assert [one["why"].partition(":")[0] for one in run("retrain", "--history", "--json")] == ["decay", "by_hand"]
     configure("retraining", new_data={"rows": 1}, least_rows=1, cooldown_h=24)
     assert "the next may after" in run("retrain", "--if-triggered")
     assert len(run("retrain", "--history", "--json")) == 2
@@ -209,8 +209,8 @@ def test_decay_retrains_calm_does_not_and_a_pause_is_kept(after: Any, looped: An
 @pytest.mark.practice("gated-retraining", "alerts")
 def test_a_retraining_that_a_gate_refuses_changes_nothing_and_people_hear_of_it(loop: Any) -> None:
     said = loop.said
-    assert "version 4 is refused by" in said["refused"] and "quality" in said["refused"]
-    assert (said["kept"], loop.version("4").tags["validation_status"]) == ("3", "refused")
+    assert "version 5 is refused by" in said["refused"] and "quality" in said["refused"]
+    assert (said["kept"], loop.version("5").tags["validation_status"]) == ("4", "refused")
     issues = [file.read_text(encoding="utf-8") for file in Path("reports").rglob("*.md")]
     [issue] = [text for text in issues if "is refused" in text]
     assert "Owner: trainer" in issue and "docs/runbook.md#retraining" in issue and "quality" in issue
@@ -218,16 +218,16 @@ def test_a_retraining_that_a_gate_refuses_changes_nothing_and_people_hear_of_it(
 
 @pytest.mark.practice("uninterrupted-e2e", "feedback-loop", "frequent-model-updates")
 def test_from_labels_to_a_new_version_that_the_running_service_answers_with(loop: Any, model: ModuleType) -> None:
-    assert loop.said["promoted"]["outcome"] == "promoted" and loop.said["promoted"]["version"] == "5"
-    assert (loop.in_use("test"), loop.in_use("prod")) == ("5", "5")
-    assert loop.http.post("/predict", json=loop.row, headers=loop.keys["shop"]).json()["model_version"] == "5"
+    assert loop.said["promoted"]["outcome"] == "promoted" and loop.said["promoted"]["version"] == "4"
+    assert (loop.in_use("test"), loop.in_use("prod")) == ("4", "4")
+    assert loop.http.post("/predict", json=loop.row, headers=loop.keys["shop"]).json()["model_version"] == "4"
     client = loop.store()
-    old, new = (client.get_run(loop.version(number).run_id) for number in ("3", "5"))
+    old, new = (client.get_run(loop.version(number).run_id) for number in ("3", "4"))
     assert new.data.tags["data"].startswith("retraining@") and new.data.tags["data"] != old.data.tags["data"]
     assert new.data.params["trained_before"] > old.data.params["trained_before"]
-    tags = loop.version("5").tags
+    tags = loop.version("4").tags
     assert set(json.loads(tags["gates"]).values()) == {"passed"} and tags["approved_by"] == "policy:retraining"
-    assert any("over champion 3" in one["what"] for one in loop.report("5")), "on the same rows"
+    assert any("over champion 3" in one["what"] for one in loop.report("4")), "on the same rows"
 
 
 # Tried on callers
@@ -236,11 +236,11 @@ def test_from_labels_to_a_new_version_that_the_running_service_answers_with(loop
 @pytest.mark.practice("canary-release")
 def test_a_canary_answers_its_share_of_callers_and_wins_by_their_labels(loop: Any) -> None:
     seen = Counter(answer["model_version"] for answer in loop.said["tried"])
-    assert set(seen) == {"3", "5"} and 0.3 < seen["5"] / sum(seen.values()) < 0.7
+    assert set(seen) == {"3", "4"} and 0.3 < seen["4"] / sum(seen.values()) < 0.7
     versions = defaultdict(set)
     for entity, version in loop.log("SELECT entity, version FROM predictions WHERE arm = 'challenger'"):
         versions[entity].add(version)
-    assert versions and {frozenset(one) for one in versions.values()} == {frozenset({"5"})}
+    assert versions and {frozenset(one) for one in versions.values()} == {frozenset({"4"})}
     assert loop.said["canary"]["result"] == "promoted"
 
 
@@ -270,7 +270,7 @@ def test_who_did_what_when_and_why_is_on_record_and_a_touched_line_is_found(afte
         assert step in {action for action, _ in done}, step
     assert ("approve", "grace@example.org") in done and ("approve", "policy:retraining") in done
     outcomes = [one["facts"]["outcome"] for one in lines if one["action"] == "retrained"]
-    assert outcomes == ["refused", "promoted"]
+    assert outcomes == ["promoted", "refused"]
     believed = [one for one in lines if one["action"] == "override"]
     assert believed and believed[0]["why"] == "the world has turned"
     assert all(one["at"] and one["why"] for one in lines)
@@ -292,7 +292,7 @@ def test_one_command_looks_at_every_project_and_runs_in_each(
     file = Path("reports/monitoring")
     shutil.rmtree(file)
     here, new = run("portfolio", *places, "--json")
-    assert here["level"] == new["level"] and here["in_use"]["prod"] == "5" and here["health"] == "well"
+    assert here["level"] == new["level"] and here["in_use"]["prod"] == "4" and here["health"] == "well"
     code = "import pathlib, sys; pathlib.Path('ran').touch(); sys.exit(not pathlib.Path('mlflow.db').exists())"
     said = run("portfolio", *places, "--run", sys.executable, "-c", code, exit_code=3)
     assert all(Path(place, "ran").exists() for place in places) and "1 of 2 projects need a person" in said
@@ -364,15 +364,15 @@ def test_a_shadow_answers_nobody_what_is_worse_is_stopped_and_blue_green_takes_a
     shadow, ab, swap = (loop.tried(n) for n in (1, 2, 3))
     run("experiment", "start", "3", "--mode", "shadow", "--reason", "at full scale")
     _, answers = loop.step(shadow, exit_code=None)
-    assert {answer["model_version"] for answer in answers} == {"5"}, "nobody is answered by it"
+    assert {answer["model_version"] for answer in answers} == {"4"}, "nobody is answered by it"
     assert loop.log("SELECT count(*) FROM predictions WHERE arm = 'shadow' AND version = '3'")[0][0] >= len(shadow) - 5
     run("experiment", "stop", "--reason", "seen enough") if running(run) else None
     run("experiment", "start", "3", "--mode", "ab", "--reason", "is it better?")
     decision, answers = loop.step(ab, exit_code=3)
     assert decision["result"] == "aborted" and "worse" in decision["why"]
-    assert {answer["model_version"] for answer in answers} == {"3", "5"}, "each answered half"
+    assert {answer["model_version"] for answer in answers} == {"3", "4"}, "each answered half"
     loop.wait(lambda: not loop.http.get("/model", headers=loop.keys["shop"]).json()["experiment"]["running"])
-    assert {answer["model_version"] for answer in loop.send_each(ab.head(20))} == {"5"}, (
+    assert {answer["model_version"] for answer in loop.send_each(ab.head(20))} == {"4"}, (
         "everybody has the champion again"
     )
     run("experiment", "start", "3", "--mode", "blue-green", "--reason", "all at once")
@@ -380,7 +380,7 @@ def test_a_shadow_answers_nobody_what_is_worse_is_stopped_and_blue_green_takes_a
     assert (decision["result"], loop.in_use()) == ("promoted", "3")
     assert answers[-1]["model_version"] == "3", "the old one stays warm, and no request failed"
     run("rollback", "--env", "prod", "--reason", "the test is over")
-    loop.wait(lambda: loop.http.get("/ready").json()["model_version"] == "5")
+    loop.wait(lambda: loop.http.get("/ready").json()["model_version"] == "4")
 
 
 def running(run: Run) -> bool:
