@@ -157,6 +157,7 @@ def test_what_fires_reaches_a_named_person_with_a_runbook_and_the_alert_rules(lo
     assert all(one["owner"] and one["runbook"] and one["action"] for one in loop.said["turned"]["signals"])
     sections = re.findall(r"^## (\S+)$", Path("docs/runbook.md").read_text(encoding="utf-8"), re.MULTILINE)
     assert "decay" in sections
+    loop.http.post("/predict", json=loop.row, headers=loop.keys["shop"]).raise_for_status()
     metrics = loop.http.get("/metrics", headers=loop.keys["boss"]).text
     assert re.search(r'^monitoring_fired\{.*signal="decay".*\} 1\.0$', metrics, re.MULTILINE)
     rules = [rule for group in load("deploy/monitoring/rules.yml")["groups"] for rule in group["rules"]]
