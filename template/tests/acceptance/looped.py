@@ -213,7 +213,6 @@ def looped(
             said["triggered"] = command("retrain", "--if-triggered", "--json")
             assert said["triggered"]["outcome"] == "on trial", said["triggered"]
             said["canary"], said["tried"] = loop.step(loop.tried(0))
-            said["promoted"] = command("retrain", "--if-triggered", "--json")
             until(lambda: http.get("/ready").json()["model_version"] == loop.in_use())
             quality = read("release")["quality"]
             impossible = {model.PRIMARY: {"measured": 1e9, "surely": 1e9}}

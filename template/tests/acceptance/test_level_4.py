@@ -157,6 +157,7 @@ def test_what_fires_reaches_a_named_person_with_a_runbook_and_the_alert_rules(lo
     assert all(one["owner"] and one["runbook"] and one["action"] for one in loop.said["turned"]["signals"])
     sections = re.findall(r"^## (\S+)$", Path("docs/runbook.md").read_text(encoding="utf-8"), re.MULTILINE)
     assert "decay" in sections
+    loop.http.post("/predict", json=loop.row, headers=loop.keys["shop"]).raise_for_status()
     metrics = loop.http.get("/metrics", headers=loop.keys["boss"]).text
     assert re.search(r'^monitoring_fired\{.*signal="decay".*\} 1\.0$', metrics, re.MULTILINE)
     rules = [rule for group in load("deploy/monitoring/rules.yml")["groups"] for rule in group["rules"]]
@@ -217,8 +218,9 @@ def test_a_retraining_that_a_gate_refuses_changes_nothing_and_people_hear_of_it(
 
 
 @pytest.mark.practice("uninterrupted-e2e", "feedback-loop", "frequent-model-updates")
-def test_from_labels_to_a_new_version_that_the_running_service_answers_with(loop: Any, model: ModuleType) -> None:
-    assert loop.said["promoted"]["outcome"] == "promoted" and loop.said["promoted"]["version"] == "4"
+def test_from_labels_to_a_new_version_that_the_running_service_answers_with(loop: Any, run: Run) -> None:
+    first, _ = run("retrain", "--history", "--json")
+    assert (first["outcome"], first["version"]) == ("promoted", "4")
     assert (loop.in_use("test"), loop.in_use("prod")) == ("4", "4")
     assert loop.http.post("/predict", json=loop.row, headers=loop.keys["shop"]).json()["model_version"] == "4"
     client = loop.store()
@@ -270,7 +272,7 @@ def test_who_did_what_when_and_why_is_on_record_and_a_touched_line_is_found(afte
         assert step in {action for action, _ in done}, step
     assert ("approve", "grace@example.org") in done and ("approve", "policy:retraining") in done
     outcomes = [one["facts"]["outcome"] for one in lines if one["action"] == "retrained"]
-    assert outcomes == ["promoted", "refused"]
+    assert outcomes == ["on trial", "promoted", "refused"]
     believed = [one for one in lines if one["action"] == "override"]
     assert believed and believed[0]["why"] == "the world has turned"
     assert all(one["at"] and one["why"] for one in lines)
@@ -289,10 +291,11 @@ def test_one_command_looks_at_every_project_and_runs_in_each(
 ) -> None:
     shutil.copytree(cloned, tmp_path / "new")
     places = [str(after.folder), str(tmp_path / "new")]
-    file = Path("reports/monitoring")
-    shutil.rmtree(file)
-    here, new = run("portfolio", *places, "--json")
-    assert here["level"] == new["level"] and here["in_use"]["prod"] == "4" and here["health"] == "well"
+    shutil.rmtree("reports/monitoring")  # on which it is not well: what fired needs a person
+    [here] = run("portfolio", places[0], "--json")
+    assert here["in_use"]["prod"] == "4" and here["health"] == "well"
+    said = run("portfolio", *places, exit_code=3)
+    assert "1 of 2 projects need a person: new" in said, "nothing was trained there"
     code = "import pathlib, sys; pathlib.Path('ran').touch(); sys.exit(not pathlib.Path('mlflow.db').exists())"
     said = run("portfolio", *places, "--run", sys.executable, "-c", code, exit_code=3)
     assert all(Path(place, "ran").exists() for place in places) and "1 of 2 projects need a person" in said
@@ -363,25 +366,22 @@ def test_nothing_of_the_loop_is_without_somebody_who_answers_for_it(help_of: Run
 def test_a_shadow_answers_nobody_what_is_worse_is_stopped_and_blue_green_takes_all(loop: Any, run: Run) -> None:
     shadow, ab, swap = (loop.tried(n) for n in (1, 2, 3))
     run("experiment", "start", "3", "--mode", "shadow", "--reason", "at full scale")
-    _, answers = loop.step(shadow, exit_code=None)
-    assert {answer["model_version"] for answer in answers} == {"4"}, "nobody is answered by it"
-    assert loop.log("SELECT count(*) FROM predictions WHERE arm = 'shadow' AND version = '3'")[0][0] >= len(shadow) - 5
-    run("experiment", "stop", "--reason", "seen enough") if running(run) else None
+    decision, answers = loop.step(shadow, exit_code=3)
+    assert decision["result"] == "aborted" and f"{len(shadow)} requests" in decision["why"]
+    assert {answer["model_version"] for answer in answers} == {"4"}, "it scores everything and answers nobody"
     run("experiment", "start", "3", "--mode", "ab", "--reason", "is it better?")
     decision, answers = loop.step(ab, exit_code=3)
     assert decision["result"] == "aborted" and "worse" in decision["why"]
     assert {answer["model_version"] for answer in answers} == {"3", "4"}, "each answered half"
-    loop.wait(lambda: not loop.http.get("/model", headers=loop.keys["shop"]).json()["experiment"]["running"])
+    loop.wait(lambda: not loop.experiment()["running"])
     assert {answer["model_version"] for answer in loop.send_each(ab.head(20))} == {"4"}, (
         "everybody has the champion again"
     )
     run("experiment", "start", "3", "--mode", "blue-green", "--reason", "all at once")
-    decision, answers = loop.step(swap)
-    assert (decision["result"], loop.in_use()) == ("promoted", "3")
-    assert answers[-1]["model_version"] == "3", "the old one stays warm, and no request failed"
+    loop.wait(lambda: loop.experiment()["running"])
+    loop.wait(lambda: loop.send_each(swap.head(5)) and loop.experiment()["answered"] >= 40)
+    loop.wait(lambda: run("experiment", "step", "--json")["result"] == "promoted")
+    assert loop.in_use() == "3"
+    loop.wait(lambda: loop.send_each(swap.head(1))[0]["model_version"] == "3")  # no request failed, see send_each
     run("rollback", "--env", "prod", "--reason", "the test is over")
-    loop.wait(lambda: loop.http.get("/ready").json()["model_version"] == "4")
-
-
-def running(run: Run) -> bool:
-    return any(one["ended"] is None for one in run("experiment", "status", "--json"))
+    loop.wait(lambda: loop.send_each(swap.head(1))[0]["model_version"] == "4")
