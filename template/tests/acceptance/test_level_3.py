@@ -411,17 +411,21 @@ def test_an_answer_is_traced_to_the_raw_data_and_a_broken_link_is_refused(
     assert "was changed, and not by `ingest`" in run("lineage", "3", exit_code=3)
 
 
-@pytest.fixture(autouse=True, scope="module")
+@pytest.fixture(scope="module")
 def remaking(
-    request: pytest.FixtureRequest, call: Run, package: str, tmp_path_factory: Any
-) -> Iterator[Future[subprocess.CompletedProcess[str]] | None]:
+    released: Any, call: Run, package: str, tmp_path_factory: Any
+) -> Iterator[Future[subprocess.CompletedProcess[str]]]:
     """What `reproduce 1` comes to, which runs beside the other tests: processes of its own train anew."""
-    if not wanted(request, "test_an_old_prediction"):
-        yield None
-        return
-    folder = request.getfixturevalue("released").copy_to(tmp_path_factory.mktemp("remade") / "project")
+    folder = released.copy_to(tmp_path_factory.mktemp("remade") / "project")
     with ThreadPoolExecutor(1) as beside:
         yield beside.submit(call, folder, sys.executable, "-m", package, "reproduce", "1", "--json")
+
+
+@pytest.fixture(autouse=True)
+def early(request: pytest.FixtureRequest) -> None:
+    """Begin what takes long with the first test that has the released project, not with the one that waits for it."""
+    if "released" in request.fixturenames and wanted(request, "test_an_old_prediction"):
+        request.getfixturevalue("remaking")
 
 
 def wanted(request: pytest.FixtureRequest, name: str) -> bool:
