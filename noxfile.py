@@ -10,6 +10,7 @@ nox.options.default_venv_backend = "none"
 nox.options.sessions = ["lint", "tests"]
 
 ROOT = Path(__file__).parent
+RUNTIME = "template/runtime[level1,level2,level3,level4]"
 LEVELS = sorted(int(folder.name[0]) for folder in ROOT.glob("levels/[0-9]-*"))
 
 
@@ -21,9 +22,15 @@ def tests(session: nox.Session) -> None:
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Check style and format, and that no generated file is stale."""
+    """Check style and format, the runtime's types and layers, and that no generated file is stale."""
     uv_run(session, "ruff", "check", ".")
     uv_run(session, "ruff", "format", "--check", ".")
+    session.env["PYTHONPATH"] = str(ROOT / "template/runtime/src")
+    uv_run(session, "lint-imports", "--no-logo")
+    del session.env["PYTHONPATH"]
+    # in an environment of its own, kept by uv: the runtime's libraries with their types, of which this one has few
+    runtime = ["--no-project", "--isolated", "--with-editable", RUNTIME, "--with", "mypy>=1.13,<3"]
+    uv_run(session, *runtime, "--with", "types-pyyaml>=6,<7", "mypy")
     for tool in generators():
         uv_run(session, "python", tool, "--check")
 

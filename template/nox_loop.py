@@ -9,7 +9,7 @@ from pathlib import Path
 import nox
 
 ROOT = Path(__file__).parent
-PACKAGE = next(ROOT.glob("src/*/ops")).parent.name
+PACKAGE = next(ROOT.glob("src/*/__main__.py")).parent.name
 REFUSED = 3  # exit code: a signal fired, an experiment was stopped; what comes next is there for that
 
 

@@ -22,7 +22,7 @@ nox.options.sessions = ["lint", "types", "tests"]
 
 ROOT = Path(__file__).parent
 DIST = ROOT / "dist"
-PACKAGE = next(ROOT.glob("src/*/ops")).parent.name
+PACKAGE = next(ROOT.glob("src/*/__main__.py")).parent.name
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 VERSION = PYPROJECT["project"]["version"]
 COVERAGE = 80  # percent of the package's lines that the tests must run
@@ -57,12 +57,25 @@ def run(session: nox.Session) -> None:
 
 @nox.session
 def build(session: nox.Session) -> None:
-    """Build wheel and sdist into dist/, and requirements.txt: the exact versions, with hashes, that the commands need."""
+    """Build wheels and sdists into dist/, and requirements.txt: the exact versions, with hashes, that the commands need.
+
+    Of the runtime too, unless it is a released one and so among the requirements, by its address.
+    """
     shutil.rmtree(DIST, ignore_errors=True)
-    uv(session, "build", "--quiet", "--out-dir", str(DIST))
+    uv(session, "build", "--quiet", "--all-packages", "--out-dir", str(DIST))
     levels = [f"--group={name}" for name in PYPROJECT["dependency-groups"] if re.fullmatch(r"level-[1-9]", name)]
-    needs = ["--no-default-groups", *levels, "--no-emit-project", "--no-annotate", "--no-header"]
-    uv(session, "export", "--quiet", *needs, "--output-file", str(DIST / "requirements.txt"))
+    needs = ["--no-default-groups", *levels, "--no-emit-workspace", "--no-annotate", "--no-header"]
+    requirements = DIST / "requirements.txt"
+    uv(session, "export", "--quiet", *needs, "--output-file", str(requirements))
+    # Whoever installs them knows no index but its own: a name that is only in ours is taken from where the lock found it.
+    lock = tomllib.loads((ROOT / "uv.lock").read_text(encoding="utf-8"))
+    text = requirements.read_text(encoding="utf-8")
+    for package in lock["package"]:
+        if package["name"] == "mlops-ladder" and package.get("wheels"):
+            wheel = package["wheels"][0]
+            address = wheel.get("url") or (ROOT / wheel["path"]).resolve().as_uri()
+            text = text.replace(f"mlops-ladder=={package['version']} ", f"mlops-ladder @ {address} ")
+    requirements.write_text(text, encoding="utf-8")
 
 
 @nox.session
@@ -106,21 +119,22 @@ def publish(session: nox.Session) -> None:
     if os.environ.get("UV_PUBLISH_URL"):
         uv(session, "publish", *map(str, files))
         return
-    name = re.sub(r"[-_.]+", "-", PYPROJECT["project"]["name"]).lower()  # as pip asks for it
     feed = Path(os.environ.get("PACKAGE_FEED") or ROOT / "feed").resolve()
-    (feed / name).mkdir(parents=True, exist_ok=True)
     for file in files:
-        there = feed / name / file.name
+        folder = feed / re.sub(r"[-_.]+", "-", file.name.split("-")[0]).lower()  # as pip asks for it
+        folder.mkdir(parents=True, exist_ok=True)
+        there = folder / file.name
         if there.is_file() and there.read_bytes() != file.read_bytes():
             session.error(f"{file.name} is in {feed} with other contents: a version is published once, raise it")
         shutil.copy2(file, there)
-    links = [
-        f'<a href="{file.name}#sha256={hashlib.sha256(file.read_bytes()).hexdigest()}">{file.name}</a><br>'
-        for file in sorted((feed / name).iterdir())
-        if file.suffix in (".whl", ".gz")
-    ]
-    (feed / name / "index.html").write_text("\n".join(["<!DOCTYPE html>", *links, ""]), encoding="utf-8")
-    session.log(f"pip install --index-url {feed.as_uri()} --no-deps {name}=={VERSION}")
+        links = [
+            f'<a href="{one.name}#sha256={hashlib.sha256(one.read_bytes()).hexdigest()}">{one.name}</a><br>'
+            for one in sorted(folder.iterdir())
+            if one.suffix in (".whl", ".gz")
+        ]
+        (folder / "index.html").write_text("\n".join(["<!DOCTYPE html>", *links, ""]), encoding="utf-8")
+    wanted = " ".join("==".join(file.name.split("-")[:2]) for file in sorted(DIST.glob("*.whl"))).replace("_", "-")
+    session.log(f"pip install --index-url {feed.as_uri()} --no-deps {wanted}")
 
 
 def uv(session: nox.Session, *words: str) -> None:

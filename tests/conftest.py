@@ -49,15 +49,24 @@ if Path("/dev/shm").is_dir():  # copier's clones and renders, some 200 files eac
 # By name, the tests that take minutes: begun first, or one worker would be busy with the last while the others wait. Each
 # worker is first given two in a row, so the longest are followed by short ones.
 LONGEST = (
-    f"fresh_environment[{LEVELS[-1]}, all else]",
+    f"fresh_environment[{LEVELS[-1]}]",
     "fresh_environment[0]",
-    f"fresh_environment[{LEVELS[-1]}, the loop]",
-    "fresh_environment[2]",
+    "promises[release]",
+    "promises[loop]",
+    "promises[serving]",
+    "promises[training]",
+    "promises[loop, retrain]",
+    "promises[loop, experiment]",
+    "promises[loop, loop]",
+    "promises",
+    "umlauts",
     f"own_data[{LEVELS[-1]}]",
     "own_data[0]",
-    "umlauts",
+    "user_configuration",
     "demo_replays",
     "after_the_climb",
+    "runtime_package",
+    "climb_over",
     "fresh_environment",
     "word_by_word",
     "test_faults",
@@ -168,14 +177,15 @@ def project(tmp_path: Path, rendered: Render) -> Render:
 
 @pytest.fixture(scope="session")
 def environment(shared: Path, rendered: Render) -> Render:
-    """Return a function that gives a level's Python, with its dependencies but without the project (PYTHONPATH=src)."""
+    """Return a function that gives a level's Python with its libraries, but neither the project nor its runtime: `sources`."""
 
     def get(level: int) -> Path:
         def make(folder: Path) -> None:
             source = rendered(level)
             folder.mkdir()
             shutil.copy2(source / "pyproject.toml", folder)
-            command = ["uv", "sync", "-q", "--no-install-project", "--python", sys.executable]
+            shutil.copytree(source / "runtime", folder / "runtime")
+            command = ["uv", "sync", "-q", "--no-install-workspace", "--python", sys.executable]
             done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
             assert done.returncode == 0, done.stderr
 
@@ -183,6 +193,11 @@ def environment(shared: Path, rendered: Render) -> Render:
         return folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 
     return get
+
+
+def sources(folder: Path) -> str:
+    """Return PYTHONPATH for the package and the runtime of the project in FOLDER."""
+    return f"{folder / 'src'}{os.pathsep}{folder / 'runtime/src'}"
 
 
 def free_port() -> int:

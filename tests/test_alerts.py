@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Render, free_port, package_of, reads
+from conftest import Render, free_port, package_of, reads, sources
 
 LEVEL = 4  # at which the rules appear
 TOOLS = {"promtool": "prometheus", "prometheus": "prometheus", "amtool": "prometheus-alertmanager"}
@@ -161,7 +161,7 @@ def test_a_signal_that_fires_starts_the_retraining_and_reaches_people_with_owner
         alone = ["--cluster.listen-address=", f"--web.listen-address=127.0.0.1:{manager}", "--storage.path=alerts"]
         asking = [f"--web.listen-address=127.0.0.1:{prometheus}", "--storage.tsdb.path=series"]
         receiver = [str(environment(LEVEL)), "-m", package_of(folder), "on-alert", "--port", str(on_alert)]
-        secret = {"RETRAIN_TOKEN": "secret", "PYTHONPATH": str(folder / "src")}
+        secret = {"RETRAIN_TOKEN": "secret", "PYTHONPATH": sources(folder)}
         with (
             running(folder, *receiver, name="on-alert", **secret),
             running(rules, "prometheus-alertmanager", "--config.file=alertmanager.yml", *alone),

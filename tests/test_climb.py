@@ -298,7 +298,7 @@ def releases(shared: Path, snapshot: Path) -> Path:
         for path in (folder / "template").rglob("*"):
             if path.is_file() and is_text(path.name) and path.stem != "{{ _copier_conf.answers_file }}":
                 write(path, "# from the second release\n" + reads(path))
-        substitute(folder / f"template/{SCORE_IN_TEMPLATE}", OLD_LINE, NEW_LINE)
+        substitute(folder / f"template/{SCORE}", OLD_LINE, NEW_LINE)
         substitute(folder / "levels/0-no-mlops/files.yml", "    /README.md\n", "    /README.md\n    /NEWS.md\n")
         write(folder / "template/NEWS.md", "news\n")
         commit(folder, "Second release")
@@ -307,8 +307,7 @@ def releases(shared: Path, snapshot: Path) -> Path:
     return once(shared / "releases", make)
 
 
-SCORE_IN_TEMPLATE = "src/{{ package_name }}/ops/score.py"
-SCORE = "src/flight_delays/ops/score.py"
+SCORE = "runtime/src/mlops_ladder/serving/score.py"
 OLD_LINE = '    parser.add_argument("file", type=Path, help="rows to score, .csv or .parquet")\n'
 NEW_LINE = '    parser.add_argument("file", type=Path, help="the rows to score")\n'
 MY_LINE = '    parser.add_argument("file", type=Path, help="my rows")\n'

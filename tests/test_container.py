@@ -19,7 +19,7 @@ from pathlib import Path
 
 import act
 import pytest
-from conftest import Render, commit, free_port, git, once, package_of, reads
+from conftest import Render, commit, free_port, git, once, package_of, reads, sources
 
 LEVEL = 3  # at which the image appears
 IMAGE = "localhost/mlops-ladder-test"
@@ -163,12 +163,13 @@ def handed_over(shared: Path, rendered: Render, environment: Render) -> Path:
         code = f"""
 import os, sys
 os.environ["OMP_NUM_THREADS"] = "1"  # threads that wait for a busy machine's cores take many times as long
-sys.path.insert(0, "src")
+sys.path[:0] = ["src", "runtime/src"]
 from {package} import data, features, model
-from {package}.ops import handoff
+from {package}.__main__ import PROJECT
+from mlops_ladder.training import handoff
 rows = data.read("data/sample")
 old, new = rows.iloc[:20_000], rows.iloc[20_000:25_000]
-handoff.hand_over(model.make().fit(features.build(old), old[data.TARGET]), old, new, contact="the tests")
+handoff.hand_over(PROJECT, model.make().fit(features.build(old), old[data.TARGET]), old, new, contact="the tests")
 """
         run(environment(LEVEL), "-c", code, cwd=folder)
 
@@ -247,7 +248,7 @@ def test_batch_scoring_that_is_stopped_leaves_whole_parts_and_goes_on_from_there
 def test_the_image_holds_what_serving_needs_and_nothing_else(image: str, handed_over: Path) -> None:
     listing = "import importlib.metadata as m; print(*sorted({d.name.lower() for d in m.distributions()}))"
     names = set(once_through(image, "python", "-c", listing).split())
-    assert {"fastapi", "mlflow", "onnxruntime", package_of(handed_over).replace("_", "-")} <= names
+    assert {"fastapi", "mlflow", "onnxruntime", "mlops-ladder", package_of(handed_over).replace("_", "-")} <= names
     assert not names & {"pytest", "nox", "mypy", "dvc", "great-expectations", "optuna", "matplotlib", "notebook"}
     [base] = re.findall(r"^ARG BASE=(\S+)$", reads(handed_over / "Containerfile"), re.MULTILINE)
     size, below = (int(run("podman", "image", "inspect", "--format", "{{.Size}}", name)) for name in (image, base))
@@ -272,7 +273,7 @@ def test_the_image_serves_the_champion_of_a_tracking_server(
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     words = f"-m mlflow server --backend-store-uri sqlite:///{tmp_path}/runs.db --artifacts-destination {tmp_path}/kept"
-    environ = os.environ | {"MLFLOW_TRACKING_URI": url, "PYTHONPATH": str(folder / "src"), "OMP_NUM_THREADS": "1"}
+    environ = os.environ | {"MLFLOW_TRACKING_URI": url, "PYTHONPATH": sources(folder), "OMP_NUM_THREADS": "1"}
     with (tmp_path / "server.log").open("w") as log:
         server = subprocess.Popen(
             [python, *words.split(), "--host", "127.0.0.1", "--port", str(port), "--workers", "1"],

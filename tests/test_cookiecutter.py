@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import LEVELS, RELEASE, ROOT, Render, commit, git, once, reads
+from conftest import LEVELS, RELEASE, ROOT, Render, commit, git, once, reads, render
 
 Cut = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -104,6 +104,16 @@ def test_both_engines_make_the_same_project(
     assert done.returncode == 0, done.stderr
     assert "uv run python -m flight_delays" in done.stderr  # the next commands are shown
     assert contents(tmp_path / "cut/flight-delays") == contents(rendered(level, problem, ci))
+
+
+def test_both_engines_take_a_released_runtime(snapshot: Path, cut: Cut, tmp_path: Path) -> None:
+    answers = {"runtime": "package", "runtime_source": "https://example.org/simple", "runtime_version": "1.0.0"}
+    done = cut(snapshot / scaffold(1), *(f"{name}={value}" for name, value in answers.items()))
+    assert done.returncode == 0, done.stderr
+    assert not (tmp_path / "cut/flight-delays/runtime").exists()
+    assert contents(tmp_path / "cut/flight-delays") == contents(
+        render(snapshot, tmp_path / "copied", level=1, **answers)
+    )
 
 
 def test_the_menu_at_the_root_begins_with_level_0(snapshot: Path, rendered: Render, cut: Cut, tmp_path: Path) -> None:

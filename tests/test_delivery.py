@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import act
 import pytest
 import yaml
-from conftest import Render, commit, free_port, git, package_of, reads
+from conftest import Render, commit, free_port, git, package_of, reads, sources
 
 pytestmark = pytest.mark.slow
 
@@ -27,13 +27,13 @@ BUSY_S = 3600  # longest that anything here is waited for, on a very busy machin
 PUSHER = "nektos/act@users.noreply.github.com"  # who act says pushed, as the workflow writes people
 REVIEWER = "grace@example.org"
 # The generated project's own suite is run whole by test_generated.py; here the tests of the user's files and of the system.
-TESTS = "--no-cov --ignore=tests/ops --ignore=tests/test_notebook.py"
+TESTS = "--no-cov --ignore=tests/acceptance --ignore=tests/test_notebook.py"
 
 # What stands in for the hosting service, around the real uv: a runner whose environment is in step already, so that `uv sync`
 # has only to say where this job's source is; and the sign-off, for which the job of the environment `production` waits.
 RUNNER = """#!/bin/sh
 if [ "$1" != sync ]; then exec "{uv}" "$@"; fi
-echo "PYTHONPATH=$PWD/src" >> "$GITHUB_ENV"
+echo "PYTHONPATH=$PWD/src:$PWD/runtime/src" >> "$GITHUB_ENV"
 if [ "$GITHUB_JOB" = production ]; then
     touch "$STORE/waiting"
     until [ -e "$STORE/let-go-on" ]; do sleep 0.2; done
@@ -52,15 +52,16 @@ ENGINE = '#!/bin/sh\necho "$@" >> "$STORE/podman.txt"\n'
 
 # Brings the first version to production in one process, past the gates and the copies of text: what is tested comes after.
 BEFORE = """
-from {package}.__main__ import main
-from {package}.ops import environments, releasing, tracking
+from {package}.__main__ import PROJECT, main
+from mlops_ladder.release import environments, releasing
+from mlops_ladder.training import tracking
 assert main(["train"]) == 0
-chosen, origin = environments.open_store("dev")
+chosen, origin = environments.open_store(PROJECT, "dev")
 origin.set_model_version_tag(chosen.model, "1", "validation_status", "passed")
-client = environments.open_store("prod")[1]
-there = releasing.copy("prod", client, origin, tracking.find_version(origin, chosen.model, "1"))
+client = environments.open_store(PROJECT, "prod")[1]
+there = releasing.copy(PROJECT, "prod", client, origin, tracking.find_version(origin, chosen.model, "1"))
 given = {{"before": "none", "by": "{reviewer}", "reason": "the first", "left": "none"}}
-releasing.move(client, releasing.facts_of("prod", chosen.model, there, kind="deploy", **given))
+releasing.move(PROJECT, client, releasing.facts_of("prod", chosen.model, there, kind="deploy", **given))
 """
 
 
@@ -79,7 +80,7 @@ class Team(NamedTuple):
 
 
 def command(folder: Path, python: Path, *words: str, by: str, store: str) -> subprocess.CompletedProcess[str]:
-    environ = os.environ | {"PYTHONPATH": str(folder / "src"), "MLFLOW_TRACKING_URI": store, "OMP_NUM_THREADS": "1"}
+    environ = os.environ | {"PYTHONPATH": sources(folder), "MLFLOW_TRACKING_URI": store, "OMP_NUM_THREADS": "1"}
     environ |= {"GIT_CONFIG_COUNT": "1", "GIT_CONFIG_KEY_0": "user.email", "GIT_CONFIG_VALUE_0": by}
     return subprocess.run([python, *words], cwd=folder, env=environ, capture_output=True, text=True, check=False)
 
@@ -139,7 +140,7 @@ def settle(folder: Path, state: Path, service: str) -> None:
 def started(words: list[Any], folder: Path, url: str, ready: str) -> Iterator[str]:
     """Run a server in FOLDER until the block ends; gives its URL once READY there answers."""
     environ = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "OMP_NUM_THREADS": "1"}
-    environ |= {"PYTHONPATH": str(folder / "src")}
+    environ |= {"PYTHONPATH": sources(folder)}
     with (
         (folder / "log.txt").open("w") as log,
         subprocess.Popen(words, cwd=folder, env=environ, stdout=log, stderr=log, start_new_session=True) as process,

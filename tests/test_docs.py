@@ -16,19 +16,21 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import CIS, LEVELS, ROOT, Render, commit, files_in, git, package_of, reads
+from conftest import CIS, LEVELS, ROOT, Render, commit, files_in, git, package_of, reads, sources
 from test_climb import climb
 
 HIGHEST = LEVELS[-1]
+OWN_COMMAND = ROOT / "docs/how-to/own-command.md"
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 FENCE = re.compile(r"^( *)```(\w*)[^\n]*\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
 SPAN = re.compile(r"`([^`\n]+)`")
 LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")
 HELPS = """
 import contextlib, io, json
-from {package}.__main__ import commands, main
+from {package}.__main__ import PROJECT, main
+from mlops_ladder.core import commands
 helps = {{}}
-for name in commands():
+for name in commands.known(PROJECT):
     with contextlib.redirect_stdout(io.StringIO()) as text, contextlib.suppress(SystemExit):
         main([name, "--help"])
     helps[name] = text.getvalue()
@@ -45,7 +47,7 @@ def helps(rendered: Render, environment: Render) -> Callable[[int], dict[str, st
         folder = rendered(level)
         done = subprocess.run(
             [environment(level), "-c", HELPS.format(package=package_of(folder))],
-            env={**os.environ, "PYTHONPATH": "src", "PYTHONDONTWRITEBYTECODE": "1"},
+            env={**os.environ, "PYTHONPATH": sources(folder), "PYTHONDONTWRITEBYTECODE": "1"},
             cwd=folder,
             capture_output=True,
             text=True,
@@ -158,7 +160,7 @@ def test_levels_are_called_the_same_in_the_questions_and_in_the_documentation() 
 def test_commands_named_in_a_page_exist(page: Path, helps: Callable[[int], dict[str, str]]) -> None:
     generated = sessions(ROOT / "template")
     known = helps(HIGHEST)
-    if page.name == "own-command.md":
+    if page == OWN_COMMAND:
         known = {**known, "punctuality": "--at-least"}  # the command that this page adds
     assert unknown_commands(reads(page), "flights", known, sessions(ROOT) | generated) == []
 
@@ -277,21 +279,61 @@ def test_how_to_use_cookiecutter_works(tmp_path: Path, snapshot: Path) -> None:
     assert "level: 1" in reads(tmp_path / "flight-delays/.copier-answers.yml")
 
 
-def test_how_to_add_a_command_works(project: Render, environment: Render) -> None:
-    folder = project(0)
-    ((_, _, module),) = FENCE.findall(reads(ROOT / "docs/how-to/own-command.md"))
-    (folder / f"src/{package_of(folder)}/ops/punctuality.py").write_text(module)
-    shutil.copytree(folder / "data/sample", folder / "data/raw")
-    done = subprocess.run(
-        [environment(0), "-m", package_of(folder), "punctuality", "--at-least", "1000"],
-        env={**os.environ, "PYTHONPATH": "src"},
+def modules_of_own() -> tuple[str, str]:
+    """Return the command and the gate that a page shows."""
+    command, gate = (block for _, language, block in FENCE.findall(reads(OWN_COMMAND)) if language == "python")
+    return command, gate
+
+
+def run_in(folder: Path, python: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [python, *words],
+        env={**os.environ, "PYTHONPATH": sources(folder)},
         cwd=folder,
         capture_output=True,
         text=True,
         check=False,
     )
+
+
+def test_how_to_add_a_command_works(project: Render, environment: Render) -> None:
+    folder = project(0)
+    package = package_of(folder)
+    commands = folder / f"src/{package}/commands"
+    commands.mkdir()
+    (commands / "punctuality.py").write_text(modules_of_own()[0])
+    shutil.copytree(folder / "data/sample", folder / "data/raw")
+    done = run_in(folder, environment(0), "-m", package, "punctuality", "--at-least", "1000")
     assert done.returncode == 0, done.stderr
     assert re.fullmatch(r"(\w\w \d+\.\d%\n)+", done.stdout)
+    listed = run_in(folder, environment(0), "-m", package, "--help").stdout
+    assert re.search(r"^  punctuality +Print the share of late flights a carrier\.$", listed, re.MULTILINE)
+
+
+# A version whose rows are the sample's, and which knows each flight's outcome, or takes it for the opposite.
+JUDGED = """
+from {package}.__main__ import PROJECT
+from mlops_ladder.release.judgement import Candidate, gate_names, load_gate
+assert "warning_list" in gate_names(PROJECT)
+rows = PROJECT.data.read("data/sample")
+for sign in 1, -1:
+    candidate = Candidate(PROJECT, None, "late", "1")
+    candidate.__dict__ |= {{"rows": rows, "predicted": sign * rows[PROJECT.data.TARGET].to_numpy("float64")}}
+    (finding,) = load_gate(PROJECT, "warning_list").check(candidate, None)
+    print("passed" if finding.passed else "refused", finding)
+"""
+
+
+def test_how_to_add_a_gate_works(project: Render, environment: Render) -> None:
+    folder = project(3)
+    gates = folder / f"src/{package_of(folder)}/gates"
+    gates.mkdir()
+    (gates / "warning_list.py").write_text(modules_of_own()[1])
+    done = run_in(folder, environment(3), "-c", JUDGED.format(package=package_of(folder)))
+    assert done.returncode == 0, done.stderr
+    passed, refused = done.stdout.splitlines()
+    assert passed.startswith("passed ")
+    assert refused == "refused warning_list: first 3,000 flights: late 0.00 times as often, must be 1.5 or more"
 
 
 # The sections of a level's page that are typed after the climb, and how lines that this prints begin, in this order.

@@ -25,7 +25,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import yaml
-from conftest import Render, commit, free_port, git, package_of
+from conftest import Render, commit, free_port, git, package_of, sources
 
 pytestmark = pytest.mark.slow
 
@@ -43,8 +43,9 @@ import importlib, json, os, signal, sys
 for name in ("great_expectations", "dvc.repo", "sklearn.ensemble", "fairlearn.metrics", "fastapi", "uvicorn"):
     importlib.import_module(name)
 package = sys.argv[1]
-for name in ("retrain", "experiment", "monitor", "feedback", "serve", "audit", "gate", "deploy", "recording", "gates.quality"):
-    importlib.import_module(f"{package}.ops.{name}")
+loop = ["loop.retrain", "loop.experiment", "loop.monitor", "loop.feedback", "loop.audit", "loop.service.log_predictions"]
+for name in (*loop, "serving.app", "training.recording", "release.gate", "release.deploy", "release.gates.quality"):
+    importlib.import_module(f"mlops_ladder.{name}")
 main = importlib.import_module(f"{package}.__main__").main
 signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for them: they are gone when they are gone
 for line in sys.stdin:
@@ -66,12 +67,13 @@ for line in sys.stdin:
 # The first version is put into use by hand; what a release checks is what the rounds are about.
 FIRST = """
 import sys, importlib
+from mlops_ladder.release import releasing
+from mlops_ladder.training import tracking
 
-package = sys.argv[1]
-main = importlib.import_module(f"{package}.__main__").main
-releasing, tracking = (importlib.import_module(f"{package}.ops.{name}") for name in ("releasing", "tracking"))
-releasing.check = lambda *_: []
-chosen, client = tracking.open_store()
+project = importlib.import_module(f"{sys.argv[1]}.__main__")
+main = project.main
+releasing.try_service = lambda *_: []
+chosen, client = tracking.open_store(project.PROJECT)
 client.set_model_version_tag(chosen.model, "1", "validation_status", "passed")
 sys.exit(main(["deploy", "1", "--env", "test"]) or main(["approve", "1", "--reason", "the first"])
     or main(["deploy", "1", "--env", "prod"]))
@@ -117,7 +119,7 @@ class Loop:
     def __init__(self, folder: Path, python: Path, logs: Path) -> None:
         self.folder, self.python, self.logs, self.package = folder, python, logs, package_of(folder)
         self.environ = os.environ | {
-            "PYTHONPATH": str(folder / "src"),
+            "PYTHONPATH": sources(folder),
             "OMP_NUM_THREADS": "1",
             "MLFLOW_DISABLE_TELEMETRY": "true",
             "GX_ANALYTICS_ENABLED": "false",

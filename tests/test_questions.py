@@ -10,13 +10,14 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import LEVELS, RELEASE, ROOT, Render, answers_of, package_of, reads, render
+from conftest import LEVELS, RELEASE, ROOT, Render, answers_of, package_of, reads, render, sources
 
 # Prints the import names of what the levels' dependency groups name, without what those need in turn: that changes.
 MODULES = """
 import importlib.metadata, re, tomllib
-project = tomllib.load(open("pyproject.toml", "rb"))
+project, runtime = (tomllib.load(open(f"{folder}pyproject.toml", "rb")) for folder in ("", "runtime/"))
 wanted = [*project["project"]["dependencies"], *sum(project["dependency-groups"].values(), [])]
+wanted += [*runtime["project"]["dependencies"], *sum(runtime["project"]["optional-dependencies"].values(), [])]
 plain = {re.match(r"[\\w.-]+", name)[0].lower().replace("_", "-") for name in wanted if isinstance(name, str)}
 for module, sources in importlib.metadata.packages_distributions().items():
     if plain & {source.lower().replace("_", "-") for source in sources}:
@@ -45,6 +46,25 @@ BAD = [
     ("problem", "clustering", "'clustering' is not in ['classification', 'regression']"),
     ("problem", "", "'' is not in"),
     ("ci", "jenkins", "'jenkins' is not in ['github', 'none']"),
+    ("runtime", "pypi", "'pypi' is not in ['project', 'package']"),
+]
+# Of a released runtime: what is not given stands as in PACKAGE.
+PACKAGE = {"runtime": "package", "runtime_source": "https://example.org/simple/", "runtime_version": "1.0.0"}
+BAD += [
+    *[
+        ("runtime_source", source, "give the address of an index")
+        for source in ["", "pypi", "/srv/index", "ftp://example.org/", "https://a b/", 'https://a"b/', "https://a\nb/"]
+    ],
+    *[
+        ("runtime_source", f"{scheme}://{user}@example.org/simple/", "runtime_source holds a password")
+        for scheme, user in [
+            ("https", "ada:secret"),
+            ("http", ":secret"),
+            ("git+https", "a-token"),
+            ("git+ssh", "git:secret"),
+        ]
+    ],
+    *[("runtime_version", version, "give one version") for version in ["", ">=1", "1.0, 2.0", "*", '1"', "1.0\n"]],
 ]
 
 GOOD = {
@@ -76,10 +96,26 @@ def copier(*words: str | Path, folder: Path) -> subprocess.CompletedProcess[str]
 def test_bad_answer_gets_one_clear_line_and_leaves_nothing(
     question: str, answer: object, line: str, snapshot: Path, tmp_path: Path
 ) -> None:
+    others = PACKAGE if question.startswith("runtime_") else {}
     with pytest.raises(ValueError, match=re.escape(line)) as refused:
-        render(snapshot, tmp_path / "project", **{question: answer})
+        render(snapshot, tmp_path / "project", **{**others, question: answer})
     assert len(str(refused.value).splitlines()) == 1
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        *["https://example.org/simple/", "http://127.0.0.1:8080", "file:///srv/index"],
+        *["git+https://example.org/runtime.git", "git+ssh://git@example.org/runtime.git"],
+    ],
+)
+def test_a_released_runtime_is_named_and_its_folder_is_absent(source: str, snapshot: Path, tmp_path: Path) -> None:
+    folder = render(snapshot, tmp_path / "project", **{**PACKAGE, "runtime_source": source})
+    assert answers_of(folder) | {**PACKAGE, "runtime_source": source} == answers_of(folder)
+    uv = tomllib.loads(reads(folder / "pyproject.toml"))["tool"]["uv"]
+    assert source.removeprefix("git+") in str(uv) and "1.0.0" in reads(folder / "pyproject.toml")
+    assert "workspace" not in uv and not (folder / "runtime").exists()
 
 
 def test_bad_answer_on_the_command_line_ends_with_the_reason(snapshot: Path, tmp_path: Path) -> None:
@@ -105,7 +141,9 @@ def test_odd_name_gives_a_project_that_works(
     for file in folder.rglob("*.py"):
         compile(reads(file), str(file), "exec")
     command = [environment(max(LEVELS)), "-m", package_of(folder), "--help"]
-    done = subprocess.run(command, cwd=folder, env=os.environ | {"PYTHONPATH": "src"}, capture_output=True, check=False)
+    done = subprocess.run(
+        command, cwd=folder, env=os.environ | {"PYTHONPATH": sources(folder)}, capture_output=True, check=False
+    )
     assert done.returncode == 0, done.stderr
 
 
@@ -132,6 +170,7 @@ def test_defaults_ask_nothing_and_need_no_trust(snapshot: Path, tmp_path: Path) 
         "level": 0,
         "problem": "classification",
         "ci": "github",
+        "runtime": "project",
     }
     after = done.stderr.partition("Next:")[2]
     assert "cd project" in after

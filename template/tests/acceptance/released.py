@@ -26,8 +26,9 @@ Command = Callable[..., Any]
 SECONDS = 120  # at most, for what takes a fraction of one: the machine may be busy
 ADA, GRACE = "ada@example.org", "grace@example.org"  # who trains, and who signs off
 FIRST = ("--set", "seed=1")
-WEAK = ("--set", "sample=0.2", "--set", "seed=3")  # of a fifth of the rows
-OTHER = ("--set", "sample=0.9")  # with the same rows another seed may end in the same model
+# A share of the rows below 1 would make it an experiment, which is not registered; a seed alone may end in the same model.
+WEAK = ("--set", "validation=0.45", "--set", "test=0.45")  # learned from a tenth of the rows
+OTHER = ("--set", "test=0.2")  # learned from more rows than the first
 
 CONSUMER = """
 import os, httpx
@@ -328,7 +329,7 @@ def strict(configure: Command, primary: str) -> None:
 def add_another_model(project: Project) -> None:
     """Register a model of another kind, which takes a risk and a weight."""
     Path("adds.py").write_text(ADDS, encoding="utf-8")
-    client, before = project.store(), mlflow.get_tracking_uri()
+    client = project.store()
     example = pd.DataFrame({"risk": [0.5], "weight": [100.0]})
     mlflow.set_tracking_uri(client.tracking_uri)
     try:
@@ -342,7 +343,7 @@ def add_another_model(project: Project) -> None:
                 pip_requirements=["mlflow"],
             )
     finally:
-        mlflow.set_tracking_uri(before)
+        mlflow.set_tracking_uri(None)  # takes the variable away too, by which the next command would open this store
         Path("adds.py").unlink()
 
 

@@ -183,7 +183,7 @@ def test_the_package_is_installed_from_the_feed_where_a_version_is_never_replace
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "installed" / package / "__main__.py").is_file()
 
-    [wheel] = feed.glob("*/*.whl")
+    [wheel] = feed.glob(f"{project['name']}/*.whl")
     wheel.write_bytes(b"what somebody installed")
     done = nox(call, released, "publish", PACKAGE_FEED=str(feed))
     assert done.returncode and "published once" in done.stdout + done.stderr

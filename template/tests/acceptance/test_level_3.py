@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import itertools
 import json
+import os
 import re
 import shlex
 import shutil
@@ -367,7 +368,8 @@ def test_a_feature_table_is_computed_once_joined_as_known_then_and_shared(
         source.write(COLUMN)
 
     def compute(folder: Path) -> Any:
-        return call(folder, sys.executable, "-m", package, "feature-tables", "--json", PYTHONPATH=str(folder / "src"))
+        own = os.pathsep.join(str(folder / inside) for inside in ("src", "runtime/src"))
+        return call(folder, sys.executable, "-m", package, "feature-tables", "--json", PYTHONPATH=own)
 
     (code / "tables.py").write_text(TABLES.replace("HOURS", "1"), encoding="utf-8")
     leaking = compute(project)  # a day's mean, said to be known an hour into that day
@@ -682,7 +684,7 @@ def test_the_pipeline_is_built_once_deployed_whole_and_trains_by_its_schedule(
     delivering: Future[Path], run: Run, git: Run, package: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(delivering.result())
-    [wheel] = Path("dist").glob("*.whl")
+    [wheel] = Path("dist").glob(f"{package}-*.whl")
     inside = set(zipfile.ZipFile(wheel).namelist())
     assert {f"{package}/{name}.py" for name in ("data", "features", "model", "__main__")} <= inside
     assert "--hash=sha256:" in Path("dist/requirements.txt").read_text(encoding="utf-8")

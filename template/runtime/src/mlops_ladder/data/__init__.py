@@ -1,0 +1,1 @@
+"""What reads, checks, splits, versions and describes rows."""

@@ -1,0 +1,1 @@
+"""What watches, learns from answers and retrains."""

@@ -1,0 +1,1 @@
+"""What the loop adds to the service."""

@@ -1,0 +1,1 @@
+"""What judges a version and brings it, by approval, to an environment."""

@@ -1,0 +1,1 @@
+"""The gates of this layer, a module each."""

@@ -1,0 +1,61 @@
+"""Are its predictions numbers that can be: finite, in range, not all the same, one a row whatever the order?"""
+
+import numpy as np
+import pandas as pd
+
+from ...core.project import Project
+from ..judgement import Candidate, Finding, Release
+
+SAME = 1e-9  # relative: the order of additions in a batch may differ, another row's value differs by more
+
+
+def check(candidate: Candidate, limits: Release) -> list[Finding]:
+    predicted, (low, high) = candidate.predicted, bounds(candidate.project)
+    shape, kinds = predicted.shape == (len(candidate.rows),), int(np.unique(predicted).size)
+    order = np.random.default_rng(0).permutation(len(candidate.rows))
+    again = candidate.predict(candidate.rows.iloc[order])
+    within = f"finite, {low:g} to {high:g}"
+    return [
+        Finding("sanity", "shape", shape, f"{predicted.shape}", f"one a row, ({len(candidate.rows)},)"),
+        Finding("sanity", "predictions", possible(candidate.project, predicted), spread(predicted), within),
+        Finding("sanity", "distinct predictions", kinds > 1, f"{kinds:,}", "2 or more"),
+        Finding(
+            "sanity",
+            "another order of rows",
+            bool(np.allclose(again, predicted[order], rtol=SAME, atol=SAME)),
+            f"{np.abs(again - predicted[order]).max():.2g} apart",
+            "the same",
+        ),
+        *(
+            Finding("sanity", title, possible(candidate.project, values), spread(values), within)
+            for title, values in {
+                "odd rows": candidate.predict(candidate.odd()),
+                "rows at the ends of SCHEMA": candidate.predict(extremes(candidate)),
+            }.items()
+        ),
+    ]
+
+
+def bounds(project: Project) -> tuple[float, float]:
+    """Return the least and the largest prediction that can be: a probability, or what SCHEMA says of the target."""
+    rule = project.data.SCHEMA[project.data.TARGET]
+    if project.data.PROBLEM == "classification":
+        return 0.0, 1.0
+    return rule.get("min", float("-inf")), rule.get("max", float("inf"))
+
+
+def possible(project: Project, values: np.ndarray) -> bool:
+    low, high = bounds(project)
+    return bool(values.size and np.isfinite(values).all() and low <= values.min() and values.max() <= high)
+
+
+def spread(values: np.ndarray) -> str:
+    lost = int((~np.isfinite(values)).sum())
+    return f"{lost} of {values.size} not finite" if lost else f"{values.min():.4g} to {values.max():.4g}"
+
+
+def extremes(candidate: Candidate) -> pd.DataFrame:
+    """Return rows whose numbers are all the smallest, or all the largest, that SCHEMA allows."""
+    base, rules = candidate.some(20)[candidate.columns], candidate.note["columns"]
+    ends = [{name: rule[end] for name, rule in rules.items() if end in rule} for end in ("min", "max")]
+    return pd.concat([base.assign(**end) for end in ends], ignore_index=True)

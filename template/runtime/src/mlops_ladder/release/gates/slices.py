@@ -1,0 +1,28 @@
+"""Does it hold up in each slice that data.py names, or only on average?"""
+
+from ...training import success
+from ..judgement import Candidate, Finding, Release
+
+
+def check(candidate: Candidate, limits: Release) -> list[Finding]:
+    asked, findings, small = limits.slices, [], []
+    rule = f"{', '.join(asked.metrics)} as conf/release.yml asks"
+    for column in candidate.project.data.SLICES:
+        for value, rows in candidate.rows.groupby(column, dropna=False):
+            if len(rows) < asked.rows:
+                small.append(f"{column} {value} ({len(rows)})")
+                continue
+            truth, where = rows[candidate.project.data.TARGET], rows.index
+            measured = candidate.project.model.metrics(truth, candidate.predicted[where])
+            missed = success.missed_criteria(
+                candidate.project,
+                measured,
+                candidate.project.model.metrics(truth, candidate.baseline[where]),
+                asked.metrics,
+            )
+            told = ", ".join(f"{name} {measured[name]:.4f}" for name in asked.metrics)
+            said = f"{'; '.join(missed) or told} on {len(rows):,} rows"
+            findings.append(Finding("slices", f"{column} {value}", not missed, said, rule))
+    if findings and small:
+        findings.append(Finding("slices", "too small to judge", True, ", ".join(small), f"under {asked.rows} rows"))
+    return findings

@@ -1,0 +1,1 @@
+"""What answers: the service, its keys and limits, and scores for files."""

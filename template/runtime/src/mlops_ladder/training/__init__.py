@@ -1,0 +1,1 @@
+"""What trains, tunes, tracks and registers models."""
