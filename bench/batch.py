@@ -23,12 +23,13 @@ ROOT = Path(__file__).resolve().parent.parent
 PART_ROWS = 250_000  # rows a file
 MAKE = """
 from bench_project import data, features, model
-from bench_project.ops import handoff
+from bench_project.__main__ import PROJECT
+from mlops_ladder.training import handoff
 
 rows = data.read("data/sample")
 cut = len(rows) * 3 // 4
 train, test = rows.head(cut), rows.tail(len(rows) - cut)
-handoff.hand_over(model.make().fit(features.build(train), train[data.TARGET]), train, test, "bench")
+handoff.hand_over(PROJECT, model.make().fit(features.build(train), train[data.TARGET]), train, test, "bench")
 """
 PLAIN = """
 import sys

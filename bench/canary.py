@@ -30,21 +30,28 @@ SHARES = (0.05, 0.5)  # as in conf/experiment.yml
 SETUP = (
     GATE
     + """
-from bench_project.ops import deploy, releasing
+from mlops_ladder.release import deploy, releasing
 
-releasing.check = lambda *_: []
+releasing.try_service = lambda *_: []
 for version in "12":
     client.set_model_version_tag(chosen.model, version, "validation_status", "passed")
-deploy.deploy("test", "1", "to measure")
+deploy.deploy(PROJECT, "test", "1", "to measure")
 """
 )
 BEGIN = """
-from bench_project.ops import experiment, releasing
+from bench_project.__main__ import PROJECT
+from mlops_ladder.loop import experiment
+from mlops_ladder.release import releasing
 
-releasing.check = lambda *_: []
-experiment.start("2", "ab", "test", "to measure")
+releasing.try_service = lambda *_: []
+experiment.start(PROJECT, "2", "ab", "test", "to measure")
 """
-STOP = 'from bench_project.ops import experiment\nexperiment.stop("measured", "test")\n'
+STOP = """
+from bench_project.__main__ import PROJECT
+from mlops_ladder.loop import experiment
+
+experiment.stop(PROJECT, "measured", "test")
+"""
 
 
 def main() -> int:

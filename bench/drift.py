@@ -50,13 +50,14 @@ pq.write_table(pa.Table.from_batches([next(batches) for _ in range(max(int(sys.a
 """
 OURS = """
 import json, resource, sys, time
-from bench_project.ops import drift
+from bench_project.__main__ import PROJECT
+from mlops_ladder.loop import drift
 from scipy import stats
 
 start = time.perf_counter()
-before = drift.Profile.of(lambda: drift.read("before.parquet"))
+before = drift.Profile.of(lambda: drift.read(PROJECT, "before.parquet"))
 now = before.empty()
-for chunk in drift.read(f"{sys.argv[1]}.parquet"):
+for chunk in drift.read(PROJECT, f"{sys.argv[1]}.parquet"):
     now.add(chunk)
 found = before.compare(now)
 print(json.dumps([time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,

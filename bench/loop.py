@@ -35,9 +35,9 @@ TIMED = """
 import functools, importlib, sys, time
 
 STEPS = {
-    "retrain.look": "decide", "triggers.judge": "decide", "retrain.make": "data", "retrain.train": "train",
-    "retrain.judge": "gates", "retrain.signed_off": "sign-off", "deploy.deploy": "deploy",
-    "experiment.admit": "to prod", "experiment.observe": "judge the canary",
+    "loop.retrain.look": "decide", "loop.triggers.decide": "decide", "loop.retrain.make": "data",
+    "loop.retrain.train_version": "train", "loop.retrain.pass_gates": "gates", "loop.retrain.signed_off": "sign-off",
+    "release.deploy.deploy": "deploy", "loop.experiment.admit": "to prod", "loop.experiment.observe": "judge the canary",
 }
 
 
@@ -54,8 +54,8 @@ def timed(working, step):
 
 
 for place, step in STEPS.items():
-    name, function = place.split(".")
-    module = importlib.import_module(f"bench_project.ops.{name}")
+    name, _, function = place.rpartition(".")
+    module = importlib.import_module(f"mlops_ladder.{name}")
     setattr(module, function, timed(getattr(module, function), step))
 sys.exit(importlib.import_module("bench_project.__main__").main(sys.argv[1:]))
 """

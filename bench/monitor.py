@@ -22,12 +22,14 @@ from train import make_project, run
 # Held-out rows as a service would have logged them, each once; the database multiplies them.
 FIRST = """
 from datetime import UTC, datetime, timedelta
-from bench_project.ops import prediction_log, references, tracking
+from bench_project.__main__ import PROJECT
+from mlops_ladder.loop import feedback, prediction_log, references
+from mlops_ladder.training import tracking
 
-chosen, client = tracking.open_store()
+chosen, client = tracking.open_store(PROJECT)
 client.set_registered_model_alias(chosen.model, "champion", "1")
-held_out = references.read(client, chosen.model, "1").held_out
-log, now = prediction_log.open_log(), datetime.now(UTC).replace(tzinfo=None) - timedelta(days=10)
+held_out = references.read(PROJECT, client, chosen.model, "1").held_out
+log, now = prediction_log.open_log(PROJECT), datetime.now(UTC).replace(tzinfo=None) - timedelta(days=10)
 inputs = [name for name in held_out.columns if name in log.columns]
 rows, labels = [], []
 for number, row in enumerate(held_out.iter_rows(named=True)):
@@ -37,14 +39,15 @@ for number, row in enumerate(held_out.iter_rows(named=True)):
     if number % 5:
         labels.append({"request_id": f"r{number}", "row": 0, "label": row["label"], "at": now})
 log.write(rows)
-log.add_labels(labels)
+feedback.add_labels(log, labels)
 """
 MEASURED = """
 import resource, sys, time
-from bench_project.ops import monitor
+from bench_project.__main__ import PROJECT
+from mlops_ladder.loop import monitor
 
 start = time.perf_counter()
-report = monitor.measure()
+report = monitor.measure(PROJECT)
 print(report["window"]["rows"], time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
       sum(one["value"] is not None for one in report["signals"]))
 """
