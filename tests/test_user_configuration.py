@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import Render, commit, reads
+from conftest import Render, commit, reads, sources
 
 # A value for each key of level 2, allowed, and as far as may be from what the tests could live with.
 CHANGED: dict[str, dict[str, Any]] = {
@@ -95,7 +95,7 @@ def test_its_own_tests_pass_whatever_its_configuration_says(project: Render, env
     done = subprocess.run(
         [environment(2), "-m", "pytest", "-q", "-p", "no:cacheprovider", folder / "tests/acceptance", *own],
         cwd=folder,
-        env={**os.environ, **ELSEWHERE, "PYTHONPATH": str(folder / "src"), "PATH": path},
+        env={**os.environ, **ELSEWHERE, "PYTHONPATH": sources(folder), "PATH": path},
         capture_output=True,
         text=True,
         timeout=1800,
