@@ -236,7 +236,9 @@ def test_what_build_makes_installs_where_no_index_is_named(
     run(tmp_path, *install, "--require-hashes", "--requirement", str(folder / "dist/requirements.txt"))
     run(tmp_path, *install, "--no-deps", str(wheel))
     python = bare / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
-    assert "serve " in run(folder, str(python), "-m", "flight_delays", "--help")
+    assert "serve " in run(bare, str(python), "-m", "flight_delays", "--help")
+    told = run(bare, str(python), "-m", "flight_delays", "train", exit_code=2)
+    assert "train comes with level 2" in told, "the runtime has it, this project has not climbed to it"
 
 
 @pytest.mark.slow

@@ -1,6 +1,8 @@
 """The project that the runtime is handed: the user's modules, its folder and its level."""
 
+import contextlib
 import importlib
+import importlib.metadata
 import re
 import sys
 from collections.abc import Callable, Mapping
@@ -15,6 +17,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Rule = dict[str, Any]  # what SCHEMA says of a column
+LEVEL = re.compile(r"^level: (\d)$", re.MULTILINE)
+ANSWERS = "extra_metadata/copier-answers.yml"  # where pyproject.toml puts .copier-answers.yml in a wheel
 T = TypeVar("T")
 
 
@@ -146,7 +150,14 @@ class Project:
 
     @property
     def level(self) -> int | None:
-        """The maturity level that .copier-answers.yml names, None where there is no such file, as in an image."""
+        """The maturity level that .copier-answers.yml names; away from it, as in an image, that of the wheel; else None."""
         file = self.path(".copier-answers.yml")
-        named = re.search(r"^level: (\d)$", file.read_text(encoding="utf-8") if file.is_file() else "", re.MULTILINE)
+        named = LEVEL.search(file.read_text(encoding="utf-8")) if file.is_file() else self.level_of_wheel
         return int(named[1]) if named else None
+
+    @cached_property
+    def level_of_wheel(self) -> re.Match[str] | None:
+        """What names the level in the answers that an installed wheel of this project carries, None where none is."""
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            return LEVEL.search(importlib.metadata.distribution(self.package).read_text(ANSWERS) or "")
+        return None
