@@ -28,7 +28,9 @@ def bring_own_data(folder: Path, python: Path) -> None:
         weather(pd.read_parquet(file)).to_parquet(file.with_stem(f"weather-{file.stem[-7:]}"), index=False)
         file.unlink()
     for test in folder.glob("tests/test_*.py"):  # drop the tests that are about flights
-        text = re.sub(r"\n\ndef test_(late_begins|hour_weekday)\w+\(.*?(?=\n\n\n|\Z)", "", reads(test), flags=re.DOTALL)
+        text = re.sub(
+            r"\n\n\ndef test_(late_begins|hour_weekday)\w+\(.*?(?=\n\n\n|\Z)", "", reads(test), flags=re.DOTALL
+        )
         test.write_text(text.rstrip() + "\n")
     if (training := folder / "conf/training.yml").exists():  # from level 2 on
         training.write_text(re.sub(r"^model: .*", "model: poor-visibility", reads(training), flags=re.MULTILINE))

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 from flight_delays import data
-from projects import ROOT
+from projects import ROOT, python_path
 
 KEY = next(name for name in data.SLICES if name in data.SCHEMA)
 MEAN, COUNT = "past_mean", "past_rows"
@@ -63,7 +63,7 @@ def make_project(folder: Path, names: list[str], tables: str) -> None:
 def python(folder: Path, *words: str, exit_code: int = 0) -> str:
     """Return what Python says in FOLDER, where the package is the one that the test's user edited."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(folder / "src"))
+        patch.setenv("PYTHONPATH", python_path(folder / "src"))
         done = subprocess.run([sys.executable, *words], cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == exit_code, done.stderr
     return done.stdout + done.stderr

@@ -22,7 +22,7 @@ from mlops_ladder.core.errors import Refused
 from mlops_ladder.data import feature_tables
 from mlops_ladder.data.rows import as_records
 from mlops_ladder.serving.table_lookup import at
-from projects import FLIGHTS, ROOT
+from projects import FLIGHTS, ROOT, python_path
 from tables_project import COUNT, KEY, MEAN, TABLES, make_project, python
 
 PROJECT = ROOT
@@ -66,7 +66,7 @@ def test_what_is_served_is_what_was_learned_from(learned: Path, serve: Any) -> N
     assert rows[MEAN].isna().any() and rows[MEAN].nunique() > 50, "days without and with a past"
     asked = as_records(rows[[data.TIME, KEY]])
     whole = as_records(rows[[data.TIME, KEY, MEAN, COUNT]])
-    with serve(learned, PYTHONPATH=str(learned / "src")) as (client, _):
+    with serve(learned, PYTHONPATH=python_path(learned / "src")) as (client, _):
         by_key = client.post("/predict", json=asked).json()
         assert by_key["predictions"] == client.post("/predict", json=whole).json()["predictions"]
         one = [client.post("/predict", json=row).json()["predictions"][0] for row in asked[-5:]]
@@ -97,7 +97,7 @@ def test_what_is_served_is_what_was_learned_from(learned: Path, serve: Any) -> N
 def test_the_service_says_so_while_the_tables_are_out_of_reach(learned: Path, serve: Any) -> None:
     row = as_records(raw(learned).tail(1)[[data.TIME, KEY, MEAN, COUNT]])[0]
     less = {name: row[name] for name in (data.TIME, KEY)}
-    with serve(learned, PYTHONPATH=str(learned / "src")) as (client, _):
+    with serve(learned, PYTHONPATH=python_path(learned / "src")) as (client, _):
         with contextlib.closing(sqlite3.connect(learned / "data/features.db", isolation_level=None)) as other:
             other.execute("BEGIN EXCLUSIVE")
             answer = client.post("/predict", json=less)
@@ -119,7 +119,7 @@ def test_a_second_model_uses_what_the_first_computed(learned: Path, serve: Any, 
     pd.testing.assert_frame_equal(raw(tmp_path), raw(learned))
     python(tmp_path, "-c", LEARN)
     rows = raw(tmp_path).tail(50)
-    with serve(tmp_path, PYTHONPATH=str(tmp_path / "src")) as (client, _):
+    with serve(tmp_path, PYTHONPATH=python_path(tmp_path / "src")) as (client, _):
         found = client.post("/predict", json=as_records(rows[[data.TIME, KEY]])).json()["predictions"]
         given = client.post("/predict", json=as_records(rows[[data.TIME, KEY, MEAN]])).json()["predictions"]
     assert found == given

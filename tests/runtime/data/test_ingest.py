@@ -23,10 +23,10 @@ import yaml
 from flight_delays import data
 from flight_delays.__main__ import main
 from mlops_ladder.data import store
-from projects import ROOT
+from projects import ROOT, python_path
 
 COMMAND = [sys.executable, "-m", "flight_delays", "ingest"]
-ENVIRON = os.environ | {"PYTHONPATH": str(ROOT / "src")}
+ENVIRON = os.environ | {"PYTHONPATH": python_path(ROOT / "src")}
 Interfere = Callable[[http.server.SimpleHTTPRequestHandler], bool]
 SAMPLE = sorted((ROOT / "data/sample").glob("*.parquet"))[:3]  # what `workdir` has
 MONTHS = [pd.read_parquet(file, columns=[data.TIME])[data.TIME].dt.strftime("%Y-%m")[0] for file in SAMPLE]

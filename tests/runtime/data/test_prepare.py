@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from flight_delays import data, features
 from flight_delays.__main__ import main
-from projects import ROOT
+from projects import ROOT, python_path
 
 PREPARED = Path("data/prepared")
 
@@ -65,7 +65,7 @@ def test_a_full_disk_leaves_what_was_prepared(workdir: Path) -> None:
     unmeasured = {name: value for name, value in os.environ.items() if not name.startswith("COV")}  # it writes, too
     done = subprocess.run(
         [sys.executable, "-m", "flight_delays", "prepare"],
-        env=unmeasured | {"PYTHONPATH": str(ROOT / "src")},
+        env=unmeasured | {"PYTHONPATH": python_path(ROOT / "src")},
         capture_output=True,
         text=True,
         check=False,

@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 import shutil
 import threading
 import time
@@ -23,7 +22,7 @@ from mlops_ladder.data.rows import as_records
 from mlops_ladder.loop import experiment, feedback, prediction_log
 from mlops_ladder.release import deploy, environments, judgement, releasing
 from mlops_ladder.training import tracking
-from projects import FLIGHTS, ROOT
+from projects import FLIGHTS, ROOT, python_path
 
 PROJECT = ROOT
 SECONDS = 60  # at most, for what takes a fraction of one: the machine may be busy
@@ -102,8 +101,7 @@ def server(
     (folder / "faults.json").write_text("{}")
     with contextlib.chdir(folder):
         edit("limits", rate_per_s=1e6, burst=1_000_000, deadline_s=60)
-    places = os.pathsep.join([str(folder / "faults"), os.environ.get("PYTHONPATH", "")])
-    words = {"PYTHONPATH": places, "MLFLOW_TRACKING_URI": ""}
+    words = {"PYTHONPATH": python_path(folder / "faults"), "MLFLOW_TRACKING_URI": ""}
     with serve(folder, "--model", "env:prod", **words) as (http, _):
         row = http.get("/model").json()["example"]["row"]
         again = lambda: serve(folder, "--model", "env:prod", **words)

@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -21,7 +20,7 @@ from mlops_ladder.core import files
 from mlops_ladder.loop import experiment, prediction_log, triggers
 from mlops_ladder.release import environments, releasing
 from mlops_ladder.training import tracking
-from projects import FLIGHTS, ROOT
+from projects import FLIGHTS, ROOT, python_path
 
 PROJECT = ROOT
 ACTOR, OWNER = "retrain-job", "data-scientist"  # who the job says it is; who is told
@@ -69,7 +68,7 @@ def life(
     (folder / "tests/release/test_consumer.py").write_text(CONSUMER)
     (folder.parent / "failing").mkdir()
     (folder.parent / "failing/sitecustomize.py").write_text(FAILING)
-    places = os.pathsep.join([str(folder.parent / "failing"), os.environ.get("PYTHONPATH", "")])
+    places = python_path(folder.parent / "failing")
     with contextlib.chdir(folder), pytest.MonkeyPatch.context() as patch:
         for name in ("MLFLOW_TRACKING_URI", "NOTIFY_URL", "MODEL_SIGNING_KEY"):
             patch.delenv(name, raising=False)

@@ -27,7 +27,7 @@ from mlops_ladder.release import environments, gate, releasing
 from mlops_ladder.release.gates import footprint
 from mlops_ladder.release.judgement import Finding, gate_names
 from mlops_ladder.training import tracking
-from projects import FLIGHTS, ROOT
+from projects import FLIGHTS, ROOT, python_path
 from tables_project import COUNT, KEY, MEAN, TABLES, make_project, python
 
 PROJECT = ROOT
@@ -455,7 +455,7 @@ def test_one_session_turns_the_loop_once(tmp_path: Path, place: str) -> None:
         (package / "__init__.py").touch()
         (package / "__main__.py").write_text(run_it)
     command = [sys.executable, "-m", "nox", "--default-venv-backend", "none", "-f", "nox_loop.py", "-s", "loop"]
-    around = {"PATH": str(stand_in.parent), "PYTHONPATH": str(package.parent), "REASON": "why"}
+    around = {"PATH": str(stand_in.parent), "PYTHONPATH": python_path(package.parent), "REASON": "why"}
     done = subprocess.run(command, cwd=tmp_path, env=os.environ | around, check=False)
     steps = ["monitor", "experiment status --json", "notify experiment step", "notify retrain --reason why"]
     assert (tmp_path / "asked").read_text().splitlines()[-4:] == steps  # nox asks uv for its version before

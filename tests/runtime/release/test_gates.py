@@ -25,6 +25,8 @@ from mlops_ladder.training import tracking
 from projects import FLIGHTS
 
 Change = Callable[[pd.DataFrame, np.ndarray], np.ndarray]
+CLASSIFICATION = data.PROBLEM == "classification"
+SCALE, BIAS = (1, 0.2) if CLASSIFICATION else (10, 40)  # in the unit of the predictions
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +78,7 @@ def altered(candidate: Candidate, change: Change) -> Candidate:
 
 def mirrored(rows: pd.DataFrame, predicted: np.ndarray) -> np.ndarray:
     """Return the least for what was the largest and the other way round."""
-    return 1 - predicted
+    return SCALE - predicted
 
 
 def refused(findings: list[Finding]) -> list[str]:
@@ -144,10 +146,12 @@ def test_slices_refuses_a_model_that_fails_in_one_of_them(candidate: Candidate, 
     column = data.SLICES[0]
     value = candidate.rows[column].value_counts().index[0]
     assert refused(slices.check(candidate, limits)) == []
-    fails = altered(
-        candidate,
-        lambda rows, predicted: np.where(candidate.rows[column] == value, 1 - predicted, predicted),
-    )
+
+    def fail_there(rows: pd.DataFrame, predicted: np.ndarray) -> np.ndarray:
+        wrong = 1 - predicted if CLASSIFICATION else predicted + 100
+        return np.where(candidate.rows[column] == value, wrong, predicted)
+
+    fails = altered(candidate, fail_there)
     assert f"{column} {value}" in refused(slices.check(fails, limits))
 
 
@@ -183,8 +187,7 @@ def test_fairness_refuses_a_planted_bias(candidate: Candidate, limits: Release) 
     assert refused(fairness.check(candidate, limits)) == []
     group = behaviour.groups(candidate.rows).iloc[:, 0]
     raised = (group == group.value_counts().index[0]).to_numpy()
-    amount = 0.2
-    biased = altered(candidate, lambda rows, predicted: predicted + amount * raised)
+    biased = altered(candidate, lambda rows, predicted: predicted + BIAS * raised)
     assert f"bias by {group.name} differs" in refused(fairness.check(biased, limits))
 
 

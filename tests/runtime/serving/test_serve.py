@@ -23,7 +23,7 @@ from mlops_ladder.data.rows import MAX_LENGTH, read_note
 from mlops_ladder.serving.app import network
 from mlops_ladder.serving.contract import Contract, Unanswerable
 from mlops_ladder.serving.servable import resolve
-from projects import FLIGHTS, ROOT
+from projects import FLIGHTS, ROOT, python_path
 from prometheus_client.parser import text_string_to_metric_families
 
 PROJECT = ROOT
@@ -451,7 +451,7 @@ def test_later_level_adds_models_and_routes_and_swaps_without_an_edit(
     runtime = shutil.copytree(PROJECT / "runtime/src", handed_over / "runtime/src")
     (runtime / "mlops_ladder/serving/seven.py").write_text(EXTENSION, encoding="utf-8")
     (runtime / "mlops_ladder/levels/level_4.py").write_text(LEVEL, encoding="utf-8")
-    with serve(handed_over, PYTHONPATH=str(runtime)) as (client, process):
+    with serve(handed_over, PYTHONPATH=python_path(runtime)) as (client, process):
         assert client.post("/b/predict", json=row).json()["predictions"] == [7.0]
         assert "/b/predict" in client.get("/openapi.json").json()["paths"]
         assert client.post("/predict", json=row).json()["predictions"] != [7.0]
