@@ -21,7 +21,7 @@ from mlops_ladder import Project
 from mlops_ladder.core import files
 from mlops_ladder.data import data_sets, versions
 from mlops_ladder.data.rows import read_note
-from mlops_ladder.release import audit_pack, explain, judgement, releasing
+from mlops_ladder.release import approve, audit_pack, explain, judgement, releasing
 from mlops_ladder.training import tracking
 from projects import FLIGHTS, ROOT
 
@@ -277,8 +277,7 @@ def test_a_row_that_is_none_is_refused(place: Path, run: Any) -> None:
 def test_an_audit_pack_is_complete_and_its_hashes_hold(place: Path, run: Any, vulnerable: Any) -> None:
     edit_policy(vulnerability_service=vulnerable[0])
     chosen, client = tracking.open_store(FLIGHTS)
-    reason = "conf/retraining.yml, sign_off on_risk: new_data"
-    client.set_model_version_tag(chosen.model, "1", "approved_reason", reason)
+    client.set_model_version_tag(chosen.model, "1", "approved_as", approve.Kind.POLICY)
     assert "audit pack of" in run("audit-pack", "1", "--to", "audit/1")
     listed = [line.split("  ") for line in Path("audit/1/SHA256SUMS").read_text().splitlines()]
     there = {file.relative_to("audit/1").as_posix() for file in Path("audit/1").rglob("*") if file.is_file()}

@@ -26,12 +26,11 @@ from ..data import data_sets, feature_tables, store
 from ..release import approve, deploy, environments, gate, judgement, on_register
 from ..training import dvc_pipeline, pipeline, tracking, train
 from . import audit, experiment, prediction_log, triggers
-from .triggers import Held, Policy, Situation, Trigger
+from .triggers import Held, Mark, Policy, Situation, Trigger
 
 DATASET = "retraining"  # the data set that `make` makes
 ASIDE = "stable"  # folder in it: rows that no retraining learns from
 STOPPED = {"refused": Refused, "gave up": Refused, "failed": ProjectError}  # outcomes that are no success
-WAITS = "waits for sign-off: "  # how the result of one begins that a person must approve
 Attempt = dict[str, Any]
 
 
@@ -133,10 +132,11 @@ def decline(
     names = [one.name for one in verdict.fired]
     line = f"not retrained although {', '.join(names)} fired: {verdict.blocked}"
     told = {"outcome": "blocked", "triggers": names, "why": verdict.blocked}
-    if verdict.gave_up and "people were asked" not in (now.past[-1]["result"] or ""):
+    if verdict.gave_up and Mark.PEOPLE_WERE_ASKED not in now.past[-1]["marks"]:
         lines = [f"- {one.name}: {one.why}; owner {one.owner}, {one.runbook}" for one in verdict.fired]
         lines += ["", "What was tried:", "", *(f"- {sentence(one)}" for one in now.past[-policy.give_up_after :])]
         file = triggers.ask_people(project, policy, f"Retraining does not help version {now.version}", lines)
+        triggers.mark(engine, now.past[-1], Mark.PEOPLE_WERE_ASKED)
         triggers.note(engine, now.past[-1], result=f"{now.past[-1]['result']}; people were asked: {file}")
         told, line = told | {"outcome": "gave up", "issue": str(file)}, f"{line}; {file} asks {policy.owner}"
     audit.record(project, "decline", f"retraining of version {now.version}", line, triggers=names)
@@ -207,8 +207,9 @@ def carry_on(
         if not signed_off(project, policy, version, attempt):
             why = f"version {version} passed its gates and waits: `approve {version} --reason WHY`, then this goes on"
             if not waits(attempt):
-                triggers.note(engine, attempt, result=f"{WAITS}{attempt['result']}")
+                triggers.note(engine, attempt, result=attempt["result"])
                 triggers.ask_people(project, policy, f"Version {version} waits for sign-off", [attempt["result"]])
+                triggers.mark(engine, attempt, Mark.AWAITS_SIGN_OFF)
             return {"outcome": "waiting", "id": attempt["id"], "version": version}, why
         if (other := tried(project, policy)) not in (None, version):
             triggers.note(engine, attempt, tries=attempt["tries"] - 1)  # to wait is no failed try
@@ -286,7 +287,8 @@ def signed_off(project: Project, policy: Policy, version: str, attempt: Attempt)
     if policy.sign_off == "required" or risks:
         attempt["result"] = f"{attempt['result'] or ''}; {'; '.join(risks) or 'conf/retraining.yml asks for a person'}"
         return False
-    approve.approve(project, env, version, f"{approve.BY_POLICY} {policy.sign_off}: {attempt['why']}", policy.approver)
+    reason = f"conf/retraining.yml, sign_off {policy.sign_off}: {attempt['why']}"
+    approve.approve(project, env, version, reason, policy.approver, approve.Kind.POLICY)
     return True
 
 
@@ -325,7 +327,7 @@ def release(
         held()
         deploy.deploy(project, name, version, reason)
     held()
-    told = (attempt["result"] or "").removeprefix(WAITS)
+    told = attempt["result"] or ""
     if policy.release == "direct":
         deploy.deploy(project, policy.environment, version, reason)
         return "promoted", f"{told}; in use in {policy.environment}"
@@ -352,13 +354,14 @@ def finish(
 
 
 def waits(attempt: Attempt) -> bool:
-    return (attempt["result"] or "").startswith(WAITS)
+    return Mark.AWAITS_SIGN_OFF in attempt["marks"]
 
 
 def sentence(attempt: Attempt) -> str:
     """Return a retraining in one line for people."""
     version = f"version {attempt['version'] or 'none'}, {attempt['outcome'] or 'not finished'}"
-    return f"{attempt['began']}  retraining {attempt['id']} ({attempt['why']}): {version}: {attempt['result'] or ''}"
+    result = f"{'waits for sign-off: ' * (waits(attempt) and not attempt['outcome'])}{attempt['result'] or ''}"
+    return f"{attempt['began']}  retraining {attempt['id']} ({attempt['why']}): {version}: {result}"
 
 
 def make(project: Project, conf: store.Store) -> None:

@@ -1,6 +1,7 @@
 """Whether to train anew: conf/retraining.yml held against the monitoring reports, the labels and what was tried before."""
 
 import contextlib
+import enum
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -37,10 +38,23 @@ RETRAININGS = sql.Table(  # beside the predictions, so that every machine which 
     sql.Column("result", sql.Text),  # in a sentence
     sql.Column("seconds", sql.Float, nullable=False, default=0.0),  # of the processor, all tries together
 )
+MARKS = sql.Table(  # a table of its own: a database that was made before it only gains it
+    "retraining_marks",
+    TABLES,
+    sql.Column("retraining", sql.Integer, primary_key=True),
+    sql.Column("mark", sql.Text, primary_key=True),  # a Mark
+)
 FAILED = ("refused", "aborted", "failed")
 LOCK = 7402  # a number of its own in the database
 Held = Callable[[], None]  # raises ProjectError when this process is no longer the only one that retrains
 APART = 0.01  # of its window, by which a report must end later to confirm another: 7 hours of the 30 days by default
+
+
+class Mark(enum.StrEnum):
+    """What became of a retraining beside its outcome."""
+
+    AWAITS_SIGN_OFF = "awaits sign-off"  # a person must approve its version
+    PEOPLE_WERE_ASKED = "people were asked"  # an issue was written because the last ones did not help
 
 
 class Hysteresis(settings.Settings, frozen=True):
@@ -319,9 +333,11 @@ def labels(engine: sql.Engine, since: datetime, time: str) -> tuple[int, datetim
 
 
 def past(engine: sql.Engine) -> list[dict[str, Any]]:
-    """Return all retrainings, oldest first."""
+    """Return all retrainings, oldest first, each with its "marks"."""
     with engine.connect() as connection:
-        return [dict(row) for row in connection.execute(sql.select(RETRAININGS).order_by("id")).mappings()]
+        marks = connection.execute(sql.select(MARKS.c.retraining, MARKS.c.mark)).all()
+        rows = connection.execute(sql.select(RETRAININGS).order_by("id")).mappings()
+        return [{**row, "marks": [Mark(name) for number, name in marks if number == row["id"]]} for row in rows]
 
 
 def begin(engine: sql.Engine, **facts: Any) -> dict[str, Any]:
@@ -336,6 +352,14 @@ def note(engine: sql.Engine, attempt: dict[str, Any], **facts: Any) -> None:
     with engine.begin() as connection:
         connection.execute(sql.update(RETRAININGS).where(RETRAININGS.c.id == attempt["id"]).values(**facts))
     attempt |= facts
+
+
+def mark(engine: sql.Engine, attempt: dict[str, Any], what: Mark) -> None:
+    """Keep WHAT of a retraining, here and in the database; once is as often as twice."""
+    if what not in attempt["marks"]:
+        with engine.begin() as connection:
+            connection.execute(sql.insert(MARKS).values(retraining=attempt["id"], mark=what.value))
+        attempt["marks"].append(what)
 
 
 def ask_people(project: Project, policy: Policy, title: str, lines: list[str]) -> Path:

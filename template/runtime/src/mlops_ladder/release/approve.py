@@ -4,6 +4,7 @@ python -m {package} approve 4 --reason "reviewed the gate report with operations
 """
 
 import argparse
+import enum
 import json
 import time
 from typing import Any
@@ -14,8 +15,14 @@ from ..core.project import Project
 from ..training import tracking
 from . import environments
 
-BY_POLICY = "conf/retraining.yml, sign_off"  # how the reason begins where level 4's policy signed, and no person
 WAIT_S = 30  # for another approval
+
+
+class Kind(enum.StrEnum):
+    """Who signed: the tag approved_as says it of a version."""
+
+    PERSON = "person"
+    POLICY = "policy"  # level 4's conf/retraining.yml, in the name of its approver; nobody looked at the version
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,13 +42,15 @@ def run(project: Project, options: argparse.Namespace) -> None:
     print(json.dumps(approved) if options.json else told)
 
 
-def approve(project: Project, name: str, version: str, reason: str, by: str) -> dict[str, str]:
-    """Tag VERSION as approved for environment NAME; raises Refused when that would not count there."""
+def approve(
+    project: Project, name: str, version: str, reason: str, by: str, kind: Kind = Kind.PERSON
+) -> dict[str, str]:
+    """Tag VERSION as approved for environment NAME by BY, as KIND; raises Refused when that would not count there."""
     chosen, client = environments.open_store(project, "dev")
     made = tracking.find_version(client, chosen.model, version)
     if (status := made.tags.get("validation_status", "nothing")) not in environments.JUDGED:
         raise Refused(f"the gates of version {made.version} say {status}: `gate {made.version}` judges it first")
-    signed = {"by": by, "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "reason": reason}
+    signed = {"by": by, "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "reason": reason, "as": kind.value}
     tags = {f"approved_{key}": value for key, value in signed.items()}
     if why := objection(project, name, tags, client.get_run(made.run_id)):
         raise Refused(why)

@@ -106,7 +106,7 @@ def fill(
         lacking = [] if facts.get("approved_by") else [f"nobody approved it: `approve {version} --reason ...`"]
         if facts.get("approved_by") == made_by.data.tags["by"]:
             lacking.append(f"{facts['approved_by']} trained it and approved it")
-        if facts.get("approved_reason", "").startswith(f"{approve.BY_POLICY} "):
+        if facts.get("approved_as") == approve.Kind.POLICY:
             facts["approved_as"] = "a policy, no person looked at it"
         released = [one for one in lineage.releases(project, client) if one["version"] == version]
         return text_of({"approval": facts, "releases": released}), lacking
