@@ -118,6 +118,13 @@ def test_pyproject_grows_by_the_groups_of_the_level_between_two_stable_lines(
     assert all(re.fullmatch(entry, line) for line in added), "one entry a line"
 
 
+@pytest.mark.parametrize("level", LEVELS)
+def test_no_file_is_empty(level: int, rendered: Render) -> None:
+    """At an update git takes an empty file that is new on both sides for one that was renamed, and copier for a conflict."""
+    folder = rendered(level)
+    assert [name for name in sorted(files_in(folder)) if not (folder / name).stat().st_size] == []
+
+
 def test_every_template_file_belongs_to_one_level(rendered: Render) -> None:
     every = files_in(rendered(LEVELS[-1]))
     assert {owner(name) for name in every} == set(LEVELS)
