@@ -22,7 +22,7 @@ from mlops_ladder.data.rows import as_records
 from mlops_ladder.loop import experiment, feedback, prediction_log
 from mlops_ladder.release import deploy, environments, judgement, releasing
 from mlops_ladder.training import tracking
-from projects import FLIGHTS, ROOT, python_path
+from projects import FLIGHTS, ROOT, python_path, with_environments
 
 PROJECT = ROOT
 SECONDS = 60  # at most, for what takes a fraction of one: the machine may be busy
@@ -53,11 +53,7 @@ Run = Callable[..., Any]
 @pytest.fixture(scope="module")
 def ready(trained: Path, tmp_path_factory: pytest.TempPathFactory, git: Run) -> Path:
     """A copy of `trained` with version 1 in prod, and 2 and 3, which passed their gates, on the way there."""
-    folder = tmp_path_factory.mktemp("ready") / "project"
-    shutil.copytree(trained, folder)
-    for name in ("test", "prod"):
-        (folder / "environments" / name).mkdir(parents=True)
-        shutil.copy(trained.parent / "empty.db", folder / "environments" / name / "mlflow.db")
+    folder = with_environments(trained, tmp_path_factory.mktemp("ready") / "project")
     shutil.copytree(PROJECT / "docs/governance", folder / "docs/governance")
     shutil.copy(PROJECT / "data/catalog.yml", folder / "data")
     with contextlib.chdir(folder), pytest.MonkeyPatch.context() as patch:
@@ -510,6 +506,10 @@ def test_blue_green_switches_a_warm_version_under_load_without_a_failed_request(
     assert failed == [] and seen["1"] > 0
 
 
+def kill(*_: Any, **__: Any) -> None:
+    raise KeyboardInterrupt
+
+
 @pytest.mark.practice("canary-release")
 @pytest.mark.parametrize("moment", ["before the deploy", "after the deploy", "before the alias goes"])
 def test_a_killed_step_is_finished_by_running_it_again(
@@ -517,10 +517,6 @@ def test_a_killed_step_is_finished_by_running_it_again(
 ) -> None:
     happened(experiment.start(FLIGHTS, "2", "ab", reason="a test"), 60, 0.9, 0.1)
     with monkeypatch.context() as patch:
-
-        def kill(*_: Any, **__: Any) -> None:
-            raise KeyboardInterrupt
-
         done = deploy.deploy
         if moment == "after the deploy":
             patch.setattr(deploy, "deploy", lambda *words: (done(*words), kill()))
@@ -542,10 +538,6 @@ def test_what_people_did_since_a_step_was_killed_is_not_undone(
 ) -> None:
     happened(experiment.start(FLIGHTS, "2", "ab", reason="a test"), 60, 0.9, 0.1)
     with monkeypatch.context() as patch:
-
-        def kill(*_: Any, **__: Any) -> None:
-            raise KeyboardInterrupt
-
         if moment == "before the deploy":
             patch.setattr(deploy, "deploy", kill)
         else:

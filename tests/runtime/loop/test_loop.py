@@ -20,7 +20,7 @@ from mlops_ladder.core import files
 from mlops_ladder.loop import experiment, prediction_log, triggers
 from mlops_ladder.release import environments, releasing
 from mlops_ladder.training import tracking
-from projects import FLIGHTS, ROOT, python_path
+from projects import FLIGHTS, ROOT, python_path, run_of, versions
 
 PROJECT = ROOT
 ACTOR, OWNER = "retrain-job", "data-scientist"  # who the job says it is; who is told
@@ -137,16 +137,6 @@ def replay(url: str, first: str, last: str, every: str, *words: str) -> dict[str
     return json.loads(command("simulate", "--url", url, "--loop", "--json", *rows, *period, *words))
 
 
-def versions() -> list[str]:
-    chosen, client = tracking.open_store(FLIGHTS)
-    return sorted(str(one.version) for one in client.search_model_versions(f"name = '{chosen.model}'"))
-
-
-def made(version: str) -> Any:
-    chosen, client = tracking.open_store(FLIGHTS)
-    return client.get_run(tracking.find_version(client, chosen.model, version).run_id)
-
-
 def model_file(version: str) -> str:
     chosen, client = tracking.open_store(FLIGHTS)
     return files.sha256(next(tracking.download(client, chosen.model, version).rglob("*.skops")))
@@ -184,7 +174,7 @@ def test_drift_with_decay_ends_in_a_new_version_that_the_running_service_answers
     assert (last["outcome"], last["version"]) == ("promoted", "3"), last
     assert all(one["why"].startswith(("decay: ", "calibration: ")) for one in life.drifted["retrainings"])
     assert answering(life, "3")
-    old, new = made("1"), made("3")
+    old, new = run_of("1"), run_of("3")
     assert new.data.tags["data"].startswith("retraining@") and new.data.tags["data"] != old.data.tags["data"]
     assert new.data.params["trained_before"] > "2013-09-01" > old.data.params["trained_before"]
     assert new.data.metrics["train_rows"] > old.data.metrics["train_rows"]

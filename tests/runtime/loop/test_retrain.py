@@ -27,7 +27,7 @@ from mlops_ladder.release import environments, gate, releasing
 from mlops_ladder.release.gates import footprint
 from mlops_ladder.release.judgement import Finding, gate_names
 from mlops_ladder.training import tracking
-from projects import FLIGHTS, ROOT, python_path
+from projects import FLIGHTS, ROOT, python_path, run_of, versions, with_environments
 from tables_project import COUNT, KEY, MEAN, TABLES, make_project, python
 
 PROJECT = ROOT
@@ -38,11 +38,7 @@ WEAK = {"parameters.max_iter": 2, "parameters.learning_rate": 0.001}
 @pytest.fixture(scope="module")
 def deployed(trained: Path, tmp_path_factory: pytest.TempPathFactory, git: Any) -> Path:
     """A project whose version 1 is in use in prod, and that logged a month of predictions with their labels since."""
-    folder = tmp_path_factory.mktemp("deployed") / "project"
-    shutil.copytree(trained, folder)
-    for name in ("test", "prod"):
-        (folder / "environments" / name).mkdir(parents=True)
-        shutil.copy(trained.parent / "empty.db", folder / "environments" / name / "mlflow.db")
+    folder = with_environments(trained, tmp_path_factory.mktemp("deployed") / "project")
     (folder / ".git/info/exclude").write_text("environments/\naudit/\nreports/\nserve.log\n")
     for name in ("docs/governance", "contracts"):
         shutil.copytree(PROJECT / name, folder / name)
@@ -138,16 +134,6 @@ def in_use() -> str:
     return environments.find_copy(client, chosen.model).tags["origin_version"]
 
 
-def versions() -> list[str]:
-    chosen, client = tracking.open_store(FLIGHTS)
-    return sorted(str(one.version) for one in client.search_model_versions(f"name = '{chosen.model}'"))
-
-
-def runs_of(version: str) -> Any:
-    chosen, client = tracking.open_store(FLIGHTS)
-    return client.get_run(tracking.find_version(client, chosen.model, version).run_id)
-
-
 @pytest.mark.practice("uninterrupted-e2e", "gated-retraining", "metric-triggered-retraining", "frequent-model-updates")
 def test_from_new_labels_to_a_new_version_that_the_running_server_answers_with(
     project: Path, run: Any, git: Any, serve: Callable[..., Any]
@@ -161,7 +147,7 @@ def test_from_new_labels_to_a_new_version_that_the_running_server_answers_with(
             time.sleep(0.1)
         answered = http.get("/model").json()
     assert (told["outcome"], told["version"], in_use(), answered["version"]) == ("promoted", "2", "2", "2")
-    old, new = runs_of("1"), runs_of("2")
+    old, new = run_of("1"), run_of("2")
     assert new.data.tags["data"] == f"retraining@{told['data']}" != old.data.tags["data"]
     assert new.data.params["trained_before"] > old.data.params["trained_before"]
     chosen, client = tracking.open_store(FLIGHTS)
@@ -423,11 +409,11 @@ def test_of_two_started_at_once_one_trains(project: Path, run: Any) -> None:
 @pytest.mark.practice("frequent-model-updates")
 def test_three_months_make_three_versions_one_after_the_other(project: Path, lenient: None, run: Any, git: Any) -> None:
     change(git, cooldown_h=0)
-    trained_before = [runs_of("1").data.params["trained_before"]]
+    trained_before = [run_of("1").data.params["trained_before"]]
     for number in range(1, 4):
         told = run("retrain", "--if-triggered", "--json")
         assert (told["outcome"], told["version"], in_use()) == ("promoted", str(number + 1), str(number + 1))
-        trained_before.append(runs_of(told["version"]).data.params["trained_before"])
+        trained_before.append(run_of(told["version"]).data.params["trained_before"])
         served(read_month(N_TRAINED + number), start=number * 100_000)
     assert trained_before == sorted(set(trained_before)), "each learned from newer rows than the one before"
 
