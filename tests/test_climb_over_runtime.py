@@ -218,3 +218,34 @@ def test_what_an_old_project_registered_is_served_and_rebuilt_and_training_goes_
     if level == 3:
         told = json.loads(project_command(folder, "gate", "1", "--json", codes=(0, 3)))
         assert told
+
+
+@pytest.mark.slow
+def test_what_an_old_project_deployed_logged_and_audited_goes_on(template: Path, tmp_path: Path) -> None:
+    folder = old_project(template, tmp_path / "project", 4)
+    run(folder, "python", "--version")
+    commit(folder, "Lock")
+    project_command(folder, "train")
+    project_command(folder, "gate", "1")
+    git(folder, "config", "user.email", "grace@example.org")
+    project_command(folder, "approve", "1", "--reason", "the first")
+    commit(folder, "Release")
+    for name in ("test", "prod"):
+        project_command(folder, "deploy", "1", "--env", name)
+    with service(folder, "env:prod") as address:
+        row = ask(address)["example"]["row"]
+        answer = ask(address, [row] * 5)
+    n_lines = int(project_command(folder, "audit", "verify").split()[0])
+    commit(folder, "Serve")
+
+    update(folder)
+    git(folder, "rm", "-r", "-q", "--ignore-unmatch", *LEFT)
+    run(folder, "python", "--version")
+    commit(folder, "Update")
+    with service(folder, "env:prod") as address:
+        assert ask(address, [row])["predictions"] == pytest.approx(answer["predictions"][:1])
+        assert ask(address)["version"] == "1"
+    assert project_command(folder, "prediction-log").startswith("6 predictions from ")
+    assert "version 1 deployed" in project_command(folder, "deploy", "--history", "--env", "prod")
+    project_command(folder, "approve", "1", "--reason", "looked at again")
+    assert int(project_command(folder, "audit", "verify").split()[0]) == n_lines + 1
