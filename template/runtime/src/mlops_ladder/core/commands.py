@@ -26,7 +26,7 @@ def main(project: Project, argv: list[str] | None = None) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if not words or words[0] in ("-h", "--help"):
         print(usage(project))
-        return 0 if words else 2
+        return 0
     name, *rest = words
     if name not in known(project):
         print(f"error: {unknown(project, name)}", file=sys.stderr)

@@ -1,5 +1,6 @@
 """Score a CSV or parquet file of rows with the handed-over model file.
 
+python -m {package} score data/raw/flights-2013-12.parquet                             # look at the first ten
 python -m {package} score data/raw/flights-2013-12.parquet --output data/scored.csv
 """
 
@@ -17,25 +18,30 @@ from ..data.joined import as_rows
 from ..data.rows import read_note
 from ..training.handoff import MODEL_FILE
 
+N_SHOWN = 10  # rows that a screen has room for
+
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", type=Path, help="rows to score, .csv or .parquet")
     parser.add_argument("--model", type=Path, default=MODEL_FILE, help="model file (default: %(default)s)")
-    parser.add_argument("--output", type=Path, help="write the rows with their prediction here, .csv or .parquet")
+    parser.add_argument("--output", type=Path, help="write all rows with their prediction here: .csv, .parquet, or - for CSV on stdout")
 
 
 def run(project: Project, options: argparse.Namespace) -> None:
-    if options.output:
+    to_stdout = options.output is None or options.output.name == "-"
+    if not to_stdout:
         ending(options.output)  # before the work, not after it
     fitted, note = load(project, options.model), read_note(options.model)
     scored = score(project, read_table(options.file, note["columns"]), fitted, note)
-    if options.output is None:
-        scored.to_csv(sys.stdout, index=False, lineterminator="\n")
+    shown = scored if options.output else scored.head(N_SHOWN)
+    if to_stdout:
+        shown.to_csv(sys.stdout, index=False, lineterminator="\n")
     elif ending(options.output) == ".parquet":
         scored.to_parquet(options.output, index=False)
     else:
         scored.to_csv(options.output, index=False)
-    print(f"scored {len(scored):,} rows with {options.model}", file=sys.stderr)
+    rest = f"; these are the first {N_SHOWN}, --output FILE writes all" if len(shown) < len(scored) else ""
+    print(f"scored {len(scored):,} rows with {options.model}{rest}", file=sys.stderr)
 
 
 def score(project: Project, table: pd.DataFrame, fitted: Any, note: dict[str, Any]) -> pd.DataFrame:
