@@ -22,7 +22,7 @@ import pandas as pd
 import pydantic
 
 from ..core import settings
-from ..core.errors import ProjectError, Refused
+from ..core.errors import ProjectError, Refused, UsageError
 from ..core.nearest import check_file
 from ..core.project import Project
 from . import data_sets, store
