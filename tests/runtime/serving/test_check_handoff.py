@@ -149,7 +149,7 @@ def test_results_come_as_json_too(handed_over: Path, capsys: pytest.CaptureFixtu
 
 def test_no_file_is_an_error_and_no_refusal(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check-handoff", "models/nowhere.skops"]) == 1
-    assert "there is no model file models/nowhere.skops" in capsys.readouterr().err
+    assert "no model file models/nowhere.skops" in capsys.readouterr().err
 
 
 @pytest.mark.practice("success-criteria")

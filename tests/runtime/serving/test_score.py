@@ -145,3 +145,21 @@ def test_a_hand_off_that_is_damaged_says_so(
 
 def test_an_output_that_is_neither_csv_nor_parquet_is_a_usage_error(handed_over: Path) -> None:
     assert main(["score", "rows.csv", "--output", "scored.xlsx"]) == 2
+
+
+def test_without_an_output_ten_rows_are_shown_and_all_are_counted(
+    handed_over: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    note = rows.read_note(handoff.MODEL_FILE)
+    table = pd.DataFrame([note["example"]["row"]] * 12)
+    table.to_csv("rows.csv", index=False)
+    assert main(["score", "rows.csv"]) == 0
+    told = capsys.readouterr()
+    assert len(told.out.splitlines()) == 11 and told.out.splitlines()[0].endswith(note["output"])
+    assert "scored 12 rows" in told.err and "the first 10, --output FILE writes all" in told.err
+    assert main(["score", "rows.csv", "--output", "-"]) == 0
+    told = capsys.readouterr()
+    assert len(told.out.splitlines()) == 13 and "--output" not in told.err
+    table.head(10).to_csv("rows.csv", index=False)
+    assert main(["score", "rows.csv"]) == 0
+    assert "--output" not in capsys.readouterr().err

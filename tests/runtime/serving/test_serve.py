@@ -48,6 +48,9 @@ def test_health_ready_and_docs_answer(client: httpx.Client) -> None:
     assert client.get("/health").json() == {"status": "alive"}
     assert client.get("/ready").json()["status"] == "ready"
     assert "openapi.json" in client.get("/docs").text
+    root = client.get("/")
+    assert root.is_redirect and root.next_request and root.next_request.url == client.base_url.join("/docs")
+    assert "/" not in client.get("/openapi.json").json()["paths"]
 
 
 @pytest.mark.practice("prediction-service")

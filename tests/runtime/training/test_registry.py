@@ -178,6 +178,8 @@ def test_only_who_has_the_role_may_promote(workplace: Path, made: Any, run: Any,
 def test_a_version_that_is_not_there_is_named(workplace: Path, made: Any, run: Any) -> None:
     assert "there are: 1" in promote(run, "7", exit_code=1)
     assert "--reason" in run("promote", "1", exit_code=2)
+    near = f"has no model flights; there are: {made.name}"
+    assert near in run("serve", "--port", "0", "--model", "models:/flights@champion", exit_code=1)
 
 
 def test_the_service_takes_the_champion_by_its_alias(workplace: Path, made: Any, run: Any) -> None:

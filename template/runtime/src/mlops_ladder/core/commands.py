@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
-from . import levels
+from . import lazy, levels
 from .errors import ProjectError
 from .project import Project
 
@@ -26,7 +26,7 @@ def main(project: Project, argv: list[str] | None = None) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if not words or words[0] in ("-h", "--help"):
         print(usage(project))
-        return 0 if words else 2
+        return 0
     name, *rest = words
     if name not in known(project):
         print(f"error: {unknown(project, name)}", file=sys.stderr)
@@ -40,7 +40,12 @@ def main(project: Project, argv: list[str] | None = None) -> int:
     if hasattr(module, "arguments"):
         module.arguments(parser)
     try:
-        return module.run(project, inside(project, parser.parse_args(rest))) or 0
+        options = inside(project, parser.parse_args(rest))
+        if hasattr(module, "check") and name in levels.registered(project, "commands"):
+            with lazy.imports():
+                module.check(project, options)
+        lazy.load()
+        return module.run(project, options) or 0
     except BrokenPipeError:  # whoever read the output, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
@@ -81,7 +86,10 @@ def known(project: Project) -> dict[str, Path]:
 def load(project: Project, name: str) -> ModuleType:
     """Return the module of command NAME; the runtime's goes before one of the user's."""
     registered = levels.registered(project, "commands")
-    return levels.load(registered[name]) if name in registered else project.module(f"commands.{name.replace('-', '_')}")
+    if name not in registered:
+        return project.module(f"commands.{name.replace('-', '_')}")
+    with lazy.imports():
+        return levels.load(registered[name])
 
 
 def unknown(project: Project, name: str) -> str:

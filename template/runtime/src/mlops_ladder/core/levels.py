@@ -25,10 +25,11 @@ COMMANDS = {
 class Level:
     """Names, and the modules of the runtime that they stand for, such as {"train": "training.train"}.
 
-    commands    module with `run(project, options)` and, if it takes options, `arguments(parser)`
+    commands    module with `run(project, options)` and, if it takes options, `arguments(parser)`; with `check(project, options)`
+                what can be refused at once, before slow libraries load
     gates       module with `check(candidate, limits) -> list[Finding]`
-    openers     by the scheme of a model URI: module with `resolve(project, uri) -> Servable` and, where such a URI can come to
-                mean another model, `pin(project, uri) -> str`
+    openers     by the scheme of a model URI: module with `resolve(project, uri) -> Servable`; where such a URI can come to
+                mean another model, `pin(project, uri) -> str`, and `check(project, uri)` as a command has it
     data_sets   module with `make(project, store)`, which makes the data set of that name
     extensions  modules with `extend(app, service)`, called once before the service starts, in this order
     verifiers   modules with `verify(project, client, name, version, folder) -> dict`: raises Refused when a registered version

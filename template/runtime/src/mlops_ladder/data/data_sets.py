@@ -1,5 +1,7 @@
 """The rows of a data set, whichever made it, and what is compared between two versions of one."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any

@@ -8,12 +8,15 @@ whose values change with rows from after their moment is refused with exit 3. `s
 leaves out, and `score-batch` what its input has not. Where the tables are kept: conf/features.yml.
 """
 
+from __future__ import annotations
+
 import argparse
 import functools
 import hashlib
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -44,15 +47,13 @@ class Declared(settings.Settings, frozen=True):
 
     key: list[str] = pydantic.Field(min_length=1)
     features: list[str] = pydantic.Field(min_length=1)
-    known_after: pd.Timedelta
-    max_age: pd.Timedelta
-    build: Callable[[pd.DataFrame], pd.DataFrame]
-
-    model_config = pydantic.ConfigDict(arbitrary_types_allowed=True)
+    known_after: timedelta
+    max_age: timedelta
+    build: Callable[..., Any]  # the table, of rows
 
     @pydantic.field_validator("known_after", "max_age", mode="before")
     @classmethod
-    def as_duration(cls, given: Any) -> pd.Timedelta:
+    def as_duration(cls, given: Any) -> timedelta:
         return pd.Timedelta(given)
 
 
@@ -263,7 +264,7 @@ def write(offline: Path, name: str, declared: Declared, values: pd.DataFrame, ma
     version = files.sha256(part)[:12]
     files.put_in_place(part, folder / f"{version}.parquet")
     seconds = declared.max_age.total_seconds()
-    facts = {"key": declared.key, "features": declared.features, "max_age_s": seconds}
+    facts: dict[str, Any] = {"key": declared.key, "features": declared.features, "max_age_s": seconds}
     return Table(name=name, **facts, made_of=made_of, version=version)
 
 
@@ -276,7 +277,7 @@ def _load(file: Path) -> pd.DataFrame:
     return pd.read_parquet(file).astype({"key": "object"})
 
 
-def write_rows(folder: Path, raw: list[Path], offline: "Offline", made: dict[str, Any]) -> None:
+def write_rows(folder: Path, raw: list[Path], offline: Offline, made: dict[str, Any]) -> None:
     """Make FOLDER hold the files of RAW with the columns of the tables, and beside them what they are made of."""
     facts = json.dumps(made, indent=1)
     if (folder / "features.json").is_file() and (folder / "features.json").read_text(encoding="utf-8") == facts:
@@ -303,7 +304,7 @@ class Offline:
     columns: frozenset[str]
 
     @classmethod
-    def of(cls, project: Project, columns: Iterable[str]) -> "Offline":
+    def of(cls, project: Project, columns: Iterable[str]) -> Offline:
         folder = places(project).offline.absolute()
         found = [table for table in known(folder).values() if set(table.features) & set(columns)]
         return cls(project, folder, tuple(found), frozenset(columns))

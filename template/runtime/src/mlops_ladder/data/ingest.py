@@ -20,7 +20,6 @@ from typing import Any
 
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from ..core import files
 from ..core.errors import ProjectError, Refused, UsageError
@@ -127,6 +126,8 @@ def count_new(project: Project, file: Path, n_rows: int, old: Path | None, n_row
     A row whose cells were corrected was there before, and one that is left out takes nothing away. Where OLD or its keys
     are not to be had, FILE's rows beyond N_ROWS_BEFORE count.
     """
+    from pyarrow import parquet as pq
+
     with contextlib.suppress(pa.ArrowException, OSError):
         if old and all(project.data.KEY in pq.read_schema(one).names for one in (file, old)):
             now, then = (pd.read_parquet(one, columns=[project.data.KEY])[project.data.KEY] for one in (file, old))
@@ -140,6 +141,8 @@ def check_file(project: Project, file: Path, item: sources.Item, conf: store.Sto
     Your data.read must make rows of it with the columns of SCHEMA, all within the month of its name, and no key that
     another file of that month has. Whether the values are any good is another check's business.
     """
+    from pyarrow import parquet as pq
+
     if not item.month:
         raise Refused("its name holds no month as YYYY-MM")
     try:

@@ -1,5 +1,7 @@
 """Rows in the types that they had in training, the columns of feature tables joined to them where they have not got those."""
 
+from __future__ import annotations
+
 from types import ModuleType
 from typing import Any
 

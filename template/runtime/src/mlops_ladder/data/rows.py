@@ -1,5 +1,7 @@
 """Rows from whatever file or request, in the types that they had in training; a registered version carries this module."""
 
+from __future__ import annotations
+
 import json
 import re
 from pathlib import Path

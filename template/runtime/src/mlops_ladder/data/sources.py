@@ -1,5 +1,7 @@
 """What a source of monthly rows offers: a folder, an index of files over HTTP, or a table of an SQL database."""
 
+from __future__ import annotations
+
 import html
 import re
 import time
@@ -14,7 +16,6 @@ from urllib.parse import unquote, urljoin, urlsplit
 import httpx
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 import sqlalchemy as sql
 
 from ..core import settings
@@ -216,6 +217,8 @@ class Table:
         return f"{self.counts[item.address]} rows"
 
     def fetch(self, item: Item, target: Path, tell: Tell) -> None:
+        from pyarrow import parquet as pq
+
         start = pd.Timestamp(item.address, tz=self.zone)
         within = [self.time >= start.to_pydatetime(), self.time < (start + pd.offsets.MonthBegin()).to_pydatetime()]
         order = (

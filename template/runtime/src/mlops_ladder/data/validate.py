@@ -4,6 +4,8 @@ python -m {package} validate
 python -m {package} validate --file data/raw/flights-2013-12.parquet --as-of 2014-01-10
 """
 
+from __future__ import annotations
+
 import argparse
 import ast
 import hashlib
@@ -21,6 +23,7 @@ import pydantic
 
 from ..core import settings
 from ..core.errors import ProjectError, Refused, UsageError
+from ..core.nearest import check_file
 from ..core.project import Project
 from . import data_sets, store
 from .joined import find_tables
@@ -64,7 +67,7 @@ class Column(settings.Settings, strict=True, frozen=True):
     unique: bool = False
 
     @pydantic.model_validator(mode="after")
-    def bounds_fit(self) -> "Column":
+    def bounds_fit(self) -> Column:
         if self.type != "number" and self.model_fields_set & {"min", "max"}:
             raise ValueError(f"min and max are for a number, not for a {self.type}")
         if (self.type not in ("text", "category") or self.values) and "max_length" in self.model_fields_set:
@@ -110,16 +113,23 @@ class Report:
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--file", type=Path, help="check this one file of raw rows (default: all that is gathered)")
-    parser.add_argument("--as-of", type=pd.Timestamp, help="what now is: no row later, none too old (default: conf)")
+    parser.add_argument("--as-of", type=timestamp, help="what now is: no row later, none too old (default: conf)")
     parser.add_argument("--report", type=Path, default=Path("data/validation.html"), help="default: %(default)s")
     parser.add_argument("--json", action="store_true", help="print the report as JSON for machines")
+
+
+def timestamp(text: str) -> pd.Timestamp:
+    return pd.Timestamp(text)
+
+
+def check(project: Project, options: argparse.Namespace) -> None:
+    if options.file:
+        check_file(options.file, error=UsageError)
 
 
 def run(project: Project, options: argparse.Namespace) -> None:
     check_schema(project, project.data.SCHEMA)
     limits = settings.read(project, "validation", Validation)
-    if options.file and not options.file.is_file():
-        raise UsageError(f"no file {options.file}")
     with tempfile.TemporaryDirectory() as alone:  # data.read takes a folder
         place = Path(shutil.copy(options.file, alone)).parent if options.file else None
         source = str(options.file or store.read(project).raw)

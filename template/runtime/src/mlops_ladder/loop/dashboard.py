@@ -6,6 +6,8 @@ python -m {package} dashboard --days 90 --with ../churn ../pricing    # and a li
 The page, reports/dashboard.html, needs nothing from outside; reports/dashboard.json says the same to machines.
 """
 
+from __future__ import annotations
+
 import argparse
 import json
 from collections import Counter, defaultdict

@@ -9,10 +9,12 @@ or chi-squared, Benjamini-Hochberg over all columns) and large (population stabi
 day is compared, of a date the day of the week, of a list its length.
 """
 
+from __future__ import annotations
+
 import argparse
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import polars as pl
@@ -21,7 +23,7 @@ from ..core import settings
 from ..core.errors import ProjectError, Refused, UsageError
 from ..core.project import Project
 
-Chunks = Iterable[pl.DataFrame]
+Chunks: TypeAlias = "Iterable[pl.DataFrame]"
 CHUNK_ROWS = 100_000  # fits a processor's cache a column
 N_CELLS = 4096  # of a number's range: what KS cannot see is a shift within a cell, 1/4096 of the range
 TAIL = 0.0005  # of the first rows on each side outside the cells, so that an outlier does not make them wide
@@ -39,7 +41,7 @@ class Column:
         self.counts = np.array([*counts] or [0] * ((N_CELLS if step else len(self.values)) + 3), dtype=np.int64)
 
     @classmethod
-    def of(cls, sample: pl.Series) -> "Column":
+    def of(cls, sample: pl.Series) -> Column:
         """Return a column of no rows, its cells or values as in SAMPLE."""
         if isinstance(plain := numbers(sample), pl.Series):
             return cls(
@@ -53,7 +55,7 @@ class Column:
         low, high = np.quantile(known / 2, [TAIL, 1 - TAIL]) if len(known) else (0.0, 0.0)  # halves do not overflow
         return cls(2 * float(low), 2 * (float(high - low) / (N_CELLS - 1)) or 1 / N_CELLS)
 
-    def empty(self) -> "Column":
+    def empty(self) -> Column:
         return Column(self.low, self.step, self.values)
 
     def add(self, given: pl.Series) -> None:
@@ -90,7 +92,7 @@ class Column:
     def share_missing(self) -> float:
         return float(self.counts[-1] / max(self.n_rows, 1))
 
-    def shares(self, other: "Column") -> tuple[np.ndarray, np.ndarray, list[str]]:
+    def shares(self, other: Column) -> tuple[np.ndarray, np.ndarray, list[str]]:
         """Return the share of rows in each bin, here and in OTHER, and the bins' names. Bins hold equal parts of these."""
         if not self.step:
             names, counts = [*self.values, "below", "other", "missing"], [self.counts, other.counts]
@@ -112,7 +114,7 @@ class Column:
         ]  # an empty bin is not infinitely far
         return smooth[0], smooth[1], names
 
-    def compare(self, other: "Column") -> dict[str, Any]:
+    def compare(self, other: Column) -> dict[str, Any]:
         """Return how far OTHER is from this: psi, the effect's size (KS distance or Cramér's V, 0 to 1) and p."""
         from scipy import stats
 
@@ -140,7 +142,7 @@ class Profile(dict[str, Column]):
     """The columns of a set of rows, by name."""
 
     @classmethod
-    def of(cls, chunks: Callable[[], Chunks]) -> "Profile":
+    def of(cls, chunks: Callable[[], Chunks]) -> Profile:
         """Return the profile of rows that CHUNKS gives anew each time: once to find ranges, once to count."""
         found = cls({name: Column.of(values) for name, values in sample(chunks()).to_dict().items()})
         for chunk in chunks():
@@ -148,13 +150,13 @@ class Profile(dict[str, Column]):
         return found
 
     @classmethod
-    def from_dict(cls, kept: Mapping[str, dict[str, Any]]) -> "Profile":
+    def from_dict(cls, kept: Mapping[str, dict[str, Any]]) -> Profile:
         return cls({name: Column(**column) for name, column in kept.items()})
 
     def as_dict(self) -> dict[str, Any]:
         return {name: column.as_dict() for name, column in self.items()}
 
-    def empty(self) -> "Profile":
+    def empty(self) -> Profile:
         return Profile({name: column.empty() for name, column in self.items()})
 
     def add(self, chunk: pl.DataFrame) -> None:
@@ -162,7 +164,7 @@ class Profile(dict[str, Column]):
         for name, column in self.items():
             column.add(chunk[name] if name in chunk.columns else pl.Series(name, [None] * len(chunk), pl.String))
 
-    def compare(self, other: "Profile", psi: float = PSI, alpha: float = ALPHA) -> dict[str, dict[str, Any]]:
+    def compare(self, other: Profile, psi: float = PSI, alpha: float = ALPHA) -> dict[str, dict[str, Any]]:
         """Return for each column how OTHER differs, its `q` (p, corrected for the number of columns) and `drifted`."""
         from scipy import stats
 

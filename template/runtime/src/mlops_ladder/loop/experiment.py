@@ -9,6 +9,8 @@ conf/experiment.yml says how. What starts must have passed all that `deploy` ask
 Exit 3: it was stopped, or may not start. Killed at any moment, `step` goes on where it was.
 """
 
+from __future__ import annotations
+
 import argparse
 import contextlib
 import hashlib
@@ -149,11 +151,14 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON for machines")
 
 
-def run(project: Project, options: argparse.Namespace) -> None:
+def check(project: Project, options: argparse.Namespace) -> None:
     if options.action in ("start", "stop") and not (options.reason or "").strip():
         raise UsageError(f"`experiment {options.action}` needs --reason: somebody will ask why")
     if bool(options.version) != (options.action == "start"):
         raise UsageError("`experiment start` needs a VERSION, the other actions take none")
+
+
+def run(project: Project, options: argparse.Namespace) -> None:
     if options.action == "status":
         told = status(project, options.env)
         lines = [sentence(one) for one in told]
@@ -301,7 +306,7 @@ def decision(state: State) -> Decision:
 def release(
     project: Project,
     name: str,
-    client: "MlflowClient",
+    client: MlflowClient,
     there: Any,
     state: State,
     sign_off: Callable[[str, str], None] | None,
@@ -328,7 +333,7 @@ def release(
     return state
 
 
-def taken_back(project: Project, client: "MlflowClient", name: str, state: State) -> bool:
+def taken_back(project: Project, client: MlflowClient, name: str, state: State) -> bool:
     """Return whether the newest release in an environment is that the challenger was rolled back, since it was on trial."""
 
     last = next(iter(environments.history(project, client, name)), {"kind": "none"})
@@ -378,7 +383,7 @@ def sentence(told: dict[str, Any]) -> str:
     )
 
 
-def running(client: "MlflowClient", name: str) -> tuple[Any, State] | None:
+def running(client: MlflowClient, name: str) -> tuple[Any, State] | None:
     """Return the version on trial and its experiment, None when there is none; one read, as services ask often."""
     from mlflow.exceptions import MlflowException
 
@@ -391,11 +396,11 @@ def running(client: "MlflowClient", name: str) -> tuple[Any, State] | None:
     return (there, State.model_validate_json(there.tags[TAG])) if TAG in there.tags else None
 
 
-def write(client: "MlflowClient", there: Any, state: State) -> None:
+def write(client: MlflowClient, there: Any, state: State) -> None:
     client.set_model_version_tag(there.name, str(there.version), TAG, state.model_dump_json())
 
 
-def amend(client: "MlflowClient", there: Any, state: State, **changes: Any) -> State:
+def amend(client: MlflowClient, there: Any, state: State, **changes: Any) -> State:
     """Write CHANGES into the experiment unless it is over, whoever ended it meanwhile; return it as it then is."""
     last = State.model_validate_json(client.get_model_version(there.name, str(there.version)).tags[TAG])
     if last.id != state.id or last.result in OVER:
@@ -405,14 +410,14 @@ def amend(client: "MlflowClient", there: Any, state: State, **changes: Any) -> S
     return state
 
 
-def conclude(client: "MlflowClient", there: Any, state: State, result: str, why: str) -> State:
+def conclude(client: MlflowClient, there: Any, state: State, result: str, why: str) -> State:
     """Write down how the experiment ended, from when on every service answers with the champion; return it."""
     state = amend(client, there, state, result=result, why=why, ended=now())
     client.set_model_version_tag(there.name, str(there.version), f"{TAG}.{state.id}", state.model_dump_json())
     return state
 
 
-def end(project: Project, client: "MlflowClient", there: Any, state: State, result: str, why: str) -> State:
+def end(project: Project, client: MlflowClient, there: Any, state: State, result: str, why: str) -> State:
     """End the experiment, as `conclude` does, take the alias away and write it into the audit trail; return it."""
     state = conclude(client, there, state, result, why)
     note(project, f"experiment {state.result}", state, state.why)

@@ -10,12 +10,14 @@ key replaces the one before if it was known later, or else is kept aside, as are
 believed all the same, --override --reason WHY, which the audit log keeps.
 """
 
+from __future__ import annotations
+
 import argparse
 import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +27,10 @@ import sqlalchemy as sql
 
 from ..core import files
 from ..core.errors import ProjectError, Refused, UsageError
+from ..core.nearest import check_file
 from ..core.project import Project
 from ..data.rows import TRUTH, as_kind
-from ..serving.score import read_file
+from ..serving.score import ending, read_file
 from . import audit
 from .prediction_log import (
     ASIDE,
@@ -45,7 +48,7 @@ from .prediction_log import (
 
 SIGMAS = 3  # a correlation this far from none is not chance
 AHEAD = timedelta(minutes=5)  # clocks differ; a label from further in the future could not be corrected until then
-SPAN = [pd.Timestamp(moment, tz="UTC") for moment in (datetime.min, datetime.max)]  # a zone leads out of it
+SPAN = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)  # a zone leads out of it
 RECENT = 300  # labels of a source that are held against the predictions together, where a delivery is smaller
 AT_ONCE = 5_000  # values in one query
 FLIPS = ("replaced", "contradicts")
@@ -65,10 +68,15 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON for machines")
 
 
-def run(project: Project, options: argparse.Namespace) -> None:
-    log = open_log(project)
+def check(project: Project, options: argparse.Namespace) -> None:
     if options.override and not (options.reason or "").strip():
         raise UsageError("an override needs --reason: somebody will ask why")
+    check_file(options.file)
+    ending(options.file)
+
+
+def run(project: Project, options: argparse.Namespace) -> None:
+    log = open_log(project)
     given = list(read(options.file, log))
     if options.override:
         facts = {"file": str(options.file), "sha256": files.sha256(options.file), "labels": len(given)}

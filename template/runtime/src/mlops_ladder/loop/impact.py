@@ -7,6 +7,8 @@ python -m {package} impact --graph          # which model feeds which, out of co
 On the held-out rows of B, the later ones of the two. Nothing is refused: the gates do that; `dependents` is one of them.
 """
 
+from __future__ import annotations
+
 import argparse
 import json
 import re
@@ -24,7 +26,6 @@ from ..release import judgement
 from ..release.gates import quality
 from ..release.judgement import Candidate, Release
 from ..serving.contract import Unanswerable
-from ..serving.endpoints import Endpoints
 from ..serving.servable import resolve
 from ..training import tracking
 
@@ -47,9 +48,14 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON for machines")
 
 
-def run(project: Project, options: argparse.Namespace) -> None:
+def check(project: Project, options: argparse.Namespace) -> None:
     if len(options.versions) != (0 if options.graph else 2):
         raise UsageError("impact takes two versions, A and B, or --graph alone")
+    for version in options.versions:
+        tracking.check(project, version=version)
+
+
+def run(project: Project, options: argparse.Namespace) -> None:
     if options.graph:
         edges = graph(project)
         lines = [f"{one.first} -> {one.second} as {one.column}, at {one.endpoint}" for one in edges]
@@ -62,6 +68,7 @@ def run(project: Project, options: argparse.Namespace) -> None:
 
 def graph(project: Project) -> list[Edge]:
     """Return which model feeds which; an endpoint without a URI of its own in conf/endpoints.yml is the service's main."""
+    from ..serving.endpoints import Endpoints  # and FastAPI with it
 
     conf = settings.read(project, "endpoints", Endpoints)
     return [

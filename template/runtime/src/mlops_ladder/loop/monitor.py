@@ -9,6 +9,8 @@ The report, reports/monitoring/TIME.html and .json, names the likeliest causes f
 is when its window ends: the latest window is what alerts and retrainings go by, whenever another one was looked at.
 """
 
+from __future__ import annotations
+
 import argparse
 import json
 import time
@@ -180,7 +182,7 @@ def curve(rows: pl.DataFrame) -> list[tuple[float, ...]]:
     return tenths.group_by("tenth", maintain_order=True).mean().select("prediction", "label").rows()
 
 
-def tag_version(client: "MlflowClient", report: dict[str, Any]) -> None:
+def tag_version(client: MlflowClient, report: dict[str, Any]) -> None:
     """Write the live metrics beside the version: its tags say what holds now, metrics of its run how it came to that."""
     name, version = report["model"], report["version"]
     live = {}

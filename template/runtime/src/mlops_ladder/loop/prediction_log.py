@@ -7,6 +7,8 @@ python -m {package} prediction-log --prune
 `serve` writes it, `feedback` adds the labels; conf/prediction_log.yml says where it is and what never gets into it.
 """
 
+from __future__ import annotations
+
 import argparse
 import contextlib
 import fnmatch
@@ -202,7 +204,7 @@ def run(project: Project, options: argparse.Namespace) -> None:
     print(f"labels: {labels}; {told['without_prediction']:,} have no prediction yet")
 
 
-def open_log(project: Project) -> "PredictionLog":
+def open_log(project: Project) -> PredictionLog:
     """Return the log that conf/prediction_log.yml describes."""
     return PredictionLog(project, settings.read(project, "prediction_log", Conf))
 
@@ -359,7 +361,7 @@ class PredictionLog:
         labelled: bool | None = None,
         chunk_rows: int = 10_000,  # as fast as more, and half of the memory
         endpoint: str | None = "/predict",
-    ) -> Iterator["pl.DataFrame"]:
+    ) -> Iterator[pl.DataFrame]:
         """Yield the predictions from SINCE to before UNTIL, oldest first, with their labels, CHUNK_ROWS at a time.
 
         Columns: COLUMNS, label and labelled_at (missing as long as there is none) and one a logged input, as in SCHEMA;
@@ -375,18 +377,18 @@ class PredictionLog:
         for _, frame in self.read(JOINED.where(*wanted).order_by(of.at, of.number), chunk_rows):
             yield frame
 
-    def after(self, number: int, chunk_rows: int = 10_000) -> Iterator[tuple[int, "pl.DataFrame"]]:
+    def after(self, number: int, chunk_rows: int = 10_000) -> Iterator[tuple[int, pl.DataFrame]]:
         """Yield what was committed after prediction NUMBER, in that order, each chunk with the number of its last."""
         of = PREDICTIONS.c
         wanted = JOINED.where(of.number > number, of.endpoint == "/predict")
         yield from self.read(wanted.order_by(of.number), chunk_rows)
 
-    def read(self, query: sql.Select[Any], chunk_rows: int) -> Iterator[tuple[int, "pl.DataFrame"]]:
+    def read(self, query: sql.Select[Any], chunk_rows: int) -> Iterator[tuple[int, pl.DataFrame]]:
         with self.connection() as connection:
             for rows in connection.execution_options(yield_per=chunk_rows).execute(query).partitions():
                 yield rows[-1][0], self.frame(rows)
 
-    def frame(self, rows: Sequence[Any]) -> "pl.DataFrame":
+    def frame(self, rows: Sequence[Any]) -> pl.DataFrame:
         import polars as pl
 
         kinds: dict[str, Any] = {"number": pl.Float64, "boolean": pl.Boolean, "time": pl.Datetime("us")}
@@ -467,7 +469,7 @@ def by_id(request_id: str, row: int) -> str:
     return f"{request_id}/{row}"
 
 
-def as_raw(project: Project, found: "pl.DataFrame") -> "pd.DataFrame":
+def as_raw(project: Project, found: pl.DataFrame) -> pd.DataFrame:
     """Return predictions of the log (`frames`) as data.read would give their rows, without the target.
 
     Whoever did not send TIME asked about the moment of asking. A cell that is not as SCHEMA has it is missing, a required
@@ -487,7 +489,7 @@ def as_raw(project: Project, found: "pl.DataFrame") -> "pd.DataFrame":
     return pd.DataFrame({name: rows.as_kind(table[name], rule) for name, rule in rules.items()})
 
 
-def as_sent(project: Project, found: "pl.DataFrame") -> "pl.DataFrame":
+def as_sent(project: Project, found: pl.DataFrame) -> pl.DataFrame:
     """Return predictions of the log (`frames`) with what callers sent under its own names, over the log's own columns."""
     theirs = {
         f"input_{name}": name for name in NAMES if name in project.data.SCHEMA and f"input_{name}" in found.columns

@@ -3,6 +3,8 @@
 Gathered once a version, then kept beside the data, as the rows of a data version never change.
 """
 
+from __future__ import annotations
+
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -51,19 +53,19 @@ class Reference:
                 files.replaced(self.kept, json.dumps(known).encode())
         return float(known[name])
 
-    def without(self, hidden: set[str]) -> "Reference":
+    def without(self, hidden: set[str]) -> Reference:
         """Return the same but for the inputs HIDDEN: what is never logged can neither drift nor stand in a report."""
         return replace(self, inputs=Profile({name: one for name, one in self.inputs.items() if name not in hidden}))
 
 
-def read(project: Project, client: "MlflowClient", name: str, version: str) -> Reference:
+def read(project: Project, client: MlflowClient, name: str, version: str) -> Reference:
     """Return the reference of a registered version, gathered on the first call."""
     folder = project.path(KEPT) / name / version
     with files.locked(folder / ".lock", WAIT_S):
         return kept(project, client, name, version, folder)
 
 
-def kept(project: Project, client: "MlflowClient", name: str, version: str, folder: Path) -> Reference:
+def kept(project: Project, client: MlflowClient, name: str, version: str, folder: Path) -> Reference:
     facts, rows = folder / "reference.json", folder / "held_out.parquet"
     known = json.loads(facts.read_text(encoding="utf-8")) if facts.is_file() else {}
     run_id = tracking.find_version(client, name, version).run_id

@@ -9,6 +9,8 @@ One at a time. Killed, it goes on where it was the next time, and comes to the s
 a gate refuses, or what did not help so often that people are asked, is exit 3; what an error stopped, once or for good, is exit 1.
 """
 
+from __future__ import annotations
+
 import argparse
 import contextlib
 import json

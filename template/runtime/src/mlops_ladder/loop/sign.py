@@ -34,9 +34,14 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--make-key", action="store_true", help="make a key and trust it from now on")
 
 
-def run(project: Project, options: argparse.Namespace) -> None:
+def check(project: Project, options: argparse.Namespace) -> None:
     if bool(options.version) == options.make_key:
         raise UsageError("name a VERSION to sign, or say --make-key")
+    for version in options.version:
+        tracking.check(project, version=version)
+
+
+def run(project: Project, options: argparse.Namespace) -> None:
     if options.make_key:
         return make_key(project)
     chosen, client = tracking.open_store(project)

@@ -1,5 +1,7 @@
 """How each signal of conf/monitoring.yml is measured on the predictions of a window, read once and a chunk at a time."""
 
+from __future__ import annotations
+
 import functools
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
@@ -8,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import polars as pl
 import pydantic
-from scipy import stats
+import scipy
 
 from ..core import settings
 from ..core.errors import ProjectError
@@ -23,7 +25,7 @@ N_KEPT = 100_000  # rows of a window, picked at random, on which is measured wha
 N_DRAWN = 2_000  # rows of each resample; the spread of all rows follows from theirs
 NEIGHBOURS = 25  # held-out rows on each side whose truths stand in for one that is not known yet
 N_TRUTHS = 10  # times that is done
-SECONDS = np.geomspace(1e-4, 100, 241)  # bounds of the counts of latencies: 6 % apart
+SECONDS = [10 ** (n / 40 - 4) for n in range(241)]  # bounds of the counts of latencies: 6 % apart
 Found = list[dict[str, Any]]
 Kind = Literal["drift", "decay", "quality", "staleness", "calibration", "latency", "errors", "fairness", "volume"]
 
@@ -143,7 +145,7 @@ def about(value: float, error: float, comparisons: int, conf: Monitoring) -> dic
     """Return VALUE with the interval in which it lies, made wider for the number of comparisons."""
     if not np.isfinite(value + error):
         return {"value": None, "why": "cannot be taken from these rows: they are all alike"}
-    reach = stats.norm.isf((1 - conf.confidence) / comparisons) * error
+    reach = scipy.stats.norm.isf((1 - conf.confidence) / comparisons) * error
     return {"value": float(value), "low": float(value - reach), "high": float(value + reach)}
 
 

@@ -9,6 +9,8 @@ the same --seed. The summary, reports/simulation/summary.html and .json, compare
 start with what the loop answered.
 """
 
+from __future__ import annotations
+
 import argparse
 import contextlib
 import json
@@ -207,7 +209,7 @@ class Replay:
         if self.options.speed:
             time.sleep(max(0.0, passed / timedelta(days=1) / self.options.speed - (time.monotonic() - began)))
 
-    def ask(self, client: "MlflowClient", number: int, record: dict[str, Any]) -> None:
+    def ask(self, client: MlflowClient, number: int, record: dict[str, Any]) -> None:
         if self.draw.random() < self.options.bad:
             broken = record | {self.draw.choice([*record]): self.draw.choice(BAD), "unknown": 1}
             self.counts[f"broken requests answered {client.post('/predict', json=broken).status_code}"] += 1
@@ -217,7 +219,7 @@ class Replay:
             said = answer.json()
             self.predicted[number], self.versions[number] = said["predictions"][0], said["model_version"]
 
-    def label(self, client: "MlflowClient", first: int, last: int) -> None:
+    def label(self, client: MlflowClient, first: int, last: int) -> None:
         """Send the labels of the rows FIRST to before LAST that were asked about."""
         part = self.rows.iloc[first:last][~np.isnan(self.predicted[first:last])]
         sent = [

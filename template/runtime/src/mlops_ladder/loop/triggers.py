@@ -1,5 +1,7 @@
 """Whether to train anew: conf/retraining.yml held against the monitoring reports, the labels and what was tried before."""
 
+from __future__ import annotations
+
 import contextlib
 import enum
 import json

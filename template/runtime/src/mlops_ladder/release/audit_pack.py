@@ -54,9 +54,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON for machines")
 
 
-def run(project: Project, options: argparse.Namespace) -> None:
+def check(project: Project, options: argparse.Namespace) -> None:
     if options.to.exists():
         raise UsageError(f"{options.to} is there already: an audit pack is never written over")
+    tracking.check(project, version=options.version)
+
+
+def run(project: Project, options: argparse.Namespace) -> None:
     chosen, client = tracking.open_store(project)
     tracking.find_version(client, chosen.model, options.version)
     options.to.parent.mkdir(parents=True, exist_ok=True)

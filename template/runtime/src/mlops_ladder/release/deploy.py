@@ -9,6 +9,8 @@ approval, or when the service does not answer with it as it should. An endpoint 
 answer_s has the version taken back, exit 1. Nothing is built again: what was judged is copied, byte by byte.
 """
 
+from __future__ import annotations
+
 import argparse
 import json
 import tempfile
@@ -122,7 +124,7 @@ def shortcomings(project: Project, name: str, made: Any, trained: Any, digest: s
     return missed
 
 
-def held_out(project: Project, client: "MlflowClient", trained: Any) -> pd.DataFrame:
+def held_out(project: Project, client: MlflowClient, trained: Any) -> pd.DataFrame:
     """Return the test rows of a run, of the data version that it was trained on."""
 
     split = json.loads(tracking.read_artifact(client, trained, "split.json"))

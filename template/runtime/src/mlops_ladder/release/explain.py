@@ -7,6 +7,8 @@ Shapley values over the columns that a caller sends, by sampling (Strumbelj and 
 numbers each time, adding up to the prediction. They say what the model does, not what causes what.
 """
 
+from __future__ import annotations
+
 import argparse
 import json
 import tempfile
@@ -19,6 +21,7 @@ import numpy as np
 import pandas as pd
 
 from ..core.errors import ProjectError, UsageError
+from ..core.nearest import check_file
 from ..core.project import Project
 from ..data import data_sets, versions
 from ..data.joined import as_rows
@@ -33,6 +36,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("row", type=Path, help="JSON file with one row, as the service takes it")
     parser.add_argument("--version", help="number of the version (default: the one in use, else the newest)")
     parser.add_argument("--json", action="store_true", help="print JSON for machines")
+
+
+def check(project: Project, options: argparse.Namespace) -> None:
+    check_file(options.row)
+    if options.version:
+        tracking.check(project, version=options.version)
 
 
 def run(project: Project, options: argparse.Namespace) -> None:

@@ -1,5 +1,7 @@
 """A fitted model as ONNX: converted at gate time, computed by ONNX Runtime where the service answers."""
 
+from __future__ import annotations
+
 from typing import Any
 
 import numpy as np

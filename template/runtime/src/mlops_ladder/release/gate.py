@@ -45,13 +45,18 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON for machines")
 
 
-def run(project: Project, options: argparse.Namespace) -> None:
-    chosen, client = tracking.open_store(project)
+def check(project: Project, options: argparse.Namespace) -> None:
     limits = settings.read(project, "release", Release)
     if unknown := set(options.override) - {*limits.gates, *gate_names(project)}:
         raise UsageError(f"no gate {min(unknown)!r}; there are: {', '.join(gate_names(project))}")
     if bool(options.override) != bool(options.reason):
         raise UsageError("an override needs GATE and --reason: somebody will ask why")
+    tracking.check(project, version=options.version)
+
+
+def run(project: Project, options: argparse.Namespace) -> None:
+    chosen, client = tracking.open_store(project)
+    limits = settings.read(project, "release", Release)
     tracking.find_version(client, chosen.model, options.version)
     by = environments.require(project, "prod", "override") if options.override else None
     with claimed(project, options.version):

@@ -4,6 +4,8 @@ A gate has `check(candidate, limits) -> list[Finding]`. It is found, and conf/re
 Gates fail closed: an exception, a file that is missing, no rows to judge by or nothing found out is a refusal.
 """
 
+from __future__ import annotations
+
 import json
 import tempfile
 from dataclasses import dataclass, replace
@@ -110,7 +112,7 @@ class Champion:
 class Candidate:
     """A registered version with all that it is judged by. Each part is read on first use; what is absent raises."""
 
-    def __init__(self, project: Project, client: "MlflowClient", name: str, version: str) -> None:
+    def __init__(self, project: Project, client: MlflowClient, name: str, version: str) -> None:
         self.project = project
         self.client, self.name, self.version = client, name, version
         self.folder = project.path(REPORTS) / version

@@ -49,6 +49,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON for machines")
 
 
+def check(project: Project, options: argparse.Namespace) -> None:
+    if options.version:
+        tracking.check(project, version=options.version)
+
+
 def run(project: Project, options: argparse.Namespace) -> None:
     first, version = start(options)
     chosen, client = tracking.open_store(project)

@@ -1,5 +1,7 @@
 """What `deploy` and `rollback` share: the copy in an environment, its release tests, the move and what follows it."""
 
+from __future__ import annotations
+
 import contextlib
 import hashlib
 import os
@@ -56,14 +58,14 @@ def working(project: Project, name: str) -> Iterator[None]:
         yield
 
 
-def close_records(project: Project, client: "MlflowClient", model: str) -> None:
+def close_records(project: Project, client: MlflowClient, model: str) -> None:
     """Close the records of releases that were killed: done when the version was put into use, else never happened."""
     counted = {run.info.run_id for run in environments.records(project, client, model)}
     for run in tracking.search(project, client, "attributes.status = 'RUNNING'", releases=True):
         client.set_terminated(run.info.run_id, "FINISHED" if run.info.run_id in counted else "KILLED")
 
 
-def gather(origin: "MlflowClient", made: Any) -> dict[str, Path]:
+def gather(origin: MlflowClient, made: Any) -> dict[str, Path]:
     """Return what is released of version MADE, {path: file}: its artifact and, where its gates chose it, its ONNX form."""
     folder = fetch(origin, made)
     tracking.unchanged(made, folder)
@@ -74,13 +76,13 @@ def gather(origin: "MlflowClient", made: Any) -> dict[str, Path]:
     return found
 
 
-def fetch(client: "MlflowClient", made: Any) -> Path:
+def fetch(client: MlflowClient, made: Any) -> Path:
     """Return a folder with the artifact of a registered version, to read."""
     uri = client.get_model_version_download_uri(made.name, str(made.version))
     return Path(tracking.library().artifacts.download_artifacts(uri, tracking_uri=client.tracking_uri))
 
 
-def copy(project: Project, name: str, client: "MlflowClient", origin: "MlflowClient", made: Any) -> Any:
+def copy(project: Project, name: str, client: MlflowClient, origin: MlflowClient, made: Any) -> Any:
     """Return version MADE of the store ORIGIN as environment NAME has it: the same bytes, copied there once."""
     found, version = gather(origin, made), str(made.version)
     digest = digest_of(found)
@@ -94,7 +96,7 @@ def copy(project: Project, name: str, client: "MlflowClient", origin: "MlflowCli
 
 
 def send(
-    project: Project, name: str, client: "MlflowClient", made: Any, found: dict[str, Path], digest: str, run: Any
+    project: Project, name: str, client: MlflowClient, made: Any, found: dict[str, Path], digest: str, run: Any
 ) -> Any:
     """Return a new copy of the files FOUND; registered last, so that one which is there is whole."""
     from mlflow.exceptions import MlflowException
@@ -137,7 +139,7 @@ def send(
     return there
 
 
-def try_service(project: Project, name: str, there: Any, client: "MlflowClient", rows: pd.DataFrame) -> list[str]:
+def try_service(project: Project, name: str, there: Any, client: MlflowClient, rows: pd.DataFrame) -> list[str]:
     """Start the service on the copy THERE and return what it does wrong, one sentence each.
 
     It must be healthy, say which version it is, answer ROWS as the version does offline, and pass tests/release.
@@ -242,7 +244,7 @@ def started(project: Project, uri: str) -> Iterator[tuple[str, str]]:
             process.kill()
 
 
-def move(project: Project, client: "MlflowClient", facts: dict[str, str]) -> None:
+def move(project: Project, client: MlflowClient, facts: dict[str, str]) -> None:
     """Put the version of FACTS into use, or with `copy` "none" take the champion away, and record it."""
     with tracking.release(project, client, facts):
         if facts["copy"] == "none":
@@ -266,7 +268,7 @@ def facts_of(name: str, model: str, there: Any | None, **given: str) -> dict[str
     }
 
 
-def take_back(project: Project, name: str, client: "MlflowClient", model: str, by: str, reason: str) -> dict[str, str]:
+def take_back(project: Project, name: str, client: MlflowClient, model: str, by: str, reason: str) -> dict[str, str]:
     """Put the version into use that was there before the one in use, as recorded; return the record of that."""
     left = environments.in_use(environments.history(project, client, model))
     before = client.get_model_version(model, left[-2]["copy"]) if len(left) > 1 else None

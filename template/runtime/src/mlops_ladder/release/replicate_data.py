@@ -7,6 +7,8 @@ Text becomes a pseudonym, the same for equal values of one copy and of no other.
 SCHEMA in data.py lists the values are shuffled among the rows of a file.
 """
 
+from __future__ import annotations
+
 import argparse
 import hmac
 import json
@@ -16,7 +18,6 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from ..core import files
 from ..core.errors import ProjectError
@@ -38,6 +39,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(project: Project, options: argparse.Namespace) -> None:
+    from pyarrow import parquet as pq
+
     environments.read(project, options.env)
     environments.require(project, options.source, "replicate")
     source, conf = environments.read(project, options.source), store.read(project)

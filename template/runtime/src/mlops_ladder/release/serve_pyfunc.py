@@ -4,6 +4,8 @@ Such a version must have been logged with a signature of named columns and an in
 and model.py have no part in it. Opening it may run code that lies with it: serve only what your own people registered.
 """
 
+from __future__ import annotations
+
 import shutil
 import tempfile
 from pathlib import Path

@@ -21,6 +21,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic_core import to_json
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.responses import RedirectResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -126,6 +127,11 @@ def make_app(service: Service) -> ASGIApp:
     # no redoc, no redirects: one page, one address a route
     app = App(title="Predictions", lifespan=lifespan, redoc_url=None, redirect_slashes=False)
     app.service = service
+
+    @app.get("/", include_in_schema=False)
+    async def root() -> Response:
+        """Lead a person to the page of the routes; relative, so that it holds behind a proxy's prefix, too."""
+        return RedirectResponse("docs")
 
     @app.get("/health")
     async def health() -> dict[str, str]:

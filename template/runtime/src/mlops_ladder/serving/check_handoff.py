@@ -6,6 +6,8 @@ Prints a line a check and exits 3 when one does not hold; what cannot be checked
 when its checksum is the note's, and then only types that TRUSTED in model.py lists: nothing in it is run.
 """
 
+from __future__ import annotations
+
 import argparse
 import json
 import math
@@ -18,6 +20,7 @@ import pandas as pd
 
 from ..core import files
 from ..core.errors import ProjectError, Refused
+from ..core.nearest import check_file
 from ..core.project import Project
 from ..data import joined, rows, store
 from ..training import handoff, success
@@ -32,9 +35,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON for machines")
 
 
+def check(project: Project, options: argparse.Namespace) -> None:
+    check_file(options.file, "model file", "the notebook writes it, with its HANDOFF.md")
+
+
 def run(project: Project, options: argparse.Namespace) -> None:
-    if not options.file.is_file():
-        raise ProjectError(f"there is no model file {options.file}: the notebook writes it, with its HANDOFF.md")
     results = check_handover(project, options.file)
     if options.json:
         print(json.dumps(results, indent=2, ensure_ascii=False))

@@ -1,5 +1,7 @@
 """What a request must look like: the columns of the hand-off note as a validator, as JSON Schema and as a table."""
 
+from __future__ import annotations
+
 import json
 from collections.abc import Iterable
 from typing import Any

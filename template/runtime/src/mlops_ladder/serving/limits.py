@@ -141,7 +141,7 @@ class Guard:
         if name is None:
             why = "this key is not known" if given else "no key came along"
             raise Turned(401, f"{why}: send `Authorization: Bearer KEY`", {"www-authenticate": "Bearer"})
-        if allowed != "admin" and not scope["path"].endswith(READ):
+        if allowed != "admin" and scope["path"] != "/" and not scope["path"].endswith(READ):
             raise Turned(403, f"the key of {name} is for predictions, this asks for one of scope admin", None)
 
     def count(self, name: str) -> None:

@@ -54,12 +54,22 @@ def at_hand(
         raise ProjectError(f"the store of runs does not answer: {reason}") from None
 
 
-def pin(project: Project, uri: str) -> str:
-    """Return models:/NAME/VERSION of the version that URI stands for now."""
+def parts(uri: str) -> tuple[str, str | None, str | None]:
+    """Return name, alias and version of models:/NAME@ALIAS or models:/NAME/VERSION: one of the latter two is None."""
     named = re.fullmatch(r"models:/([\w.-]+)(?:@([\w-]+)|/(\d+))", uri)
     if not named:
         raise ProjectError(f"{uri} names no registered model: give models:/NAME@champion or models:/NAME/4")
-    name, alias, version = named.groups()
+    return named[1], named[2], named[3]
+
+
+def check(project: Project, uri: str) -> None:
+    """Raise ProjectError when the registry has nothing by that URI, as far as SQLite says it at once."""
+    tracking.check(project, *parts(uri))
+
+
+def pin(project: Project, uri: str) -> str:
+    """Return models:/NAME/VERSION of the version that URI stands for now."""
+    name, alias, version = parts(uri)
     with at_hand(project, tracking.open_store) as (_, client):
         if alias:
             try:  # not tracking.aliases: the service asks several times a second, and this takes a third of the time
@@ -67,7 +77,8 @@ def pin(project: Project, uri: str) -> str:
             except tracking.library().MlflowException:
                 if alias in tracking.aliases(client, name):
                     raise
-                raise ProjectError(f"{name} has no {alias} yet: `promote VERSION` makes one the champion") from None
+                there = [model.name for model in client.search_registered_models()]
+                raise ProjectError(tracking.absent(name, alias, there)) from None
     return f"models:/{name}/{version}"
 
 

@@ -1,7 +1,10 @@
 """Score a CSV or parquet file of rows with the handed-over model file.
 
+python -m {package} score data/raw/flights-2013-12.parquet                             # look at the first ten
 python -m {package} score data/raw/flights-2013-12.parquet --output data/scored.csv
 """
+
+from __future__ import annotations
 
 import argparse
 import csv
@@ -12,30 +15,43 @@ from typing import Any
 import pandas as pd
 
 from ..core.errors import ProjectError, UsageError
+from ..core.nearest import check_file
 from ..core.project import Project
 from ..data.joined import as_rows
 from ..data.rows import read_note
 from ..training.handoff import MODEL_FILE
 
+N_SHOWN = 10  # rows that a screen has room for
+
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", type=Path, help="rows to score, .csv or .parquet")
     parser.add_argument("--model", type=Path, default=MODEL_FILE, help="model file (default: %(default)s)")
-    parser.add_argument("--output", type=Path, help="write the rows with their prediction here, .csv or .parquet")
+    parser.add_argument(
+        "--output", type=Path, help="write all rows with their prediction here: .csv, .parquet, or - for CSV on stdout"
+    )
+
+
+def check(project: Project, options: argparse.Namespace) -> None:
+    if options.output and options.output.name != "-":
+        ending(options.output)
+    check_file(options.file)
+    ending(options.file)
+    check_handed_over(options.model)
 
 
 def run(project: Project, options: argparse.Namespace) -> None:
-    if options.output:
-        ending(options.output)  # before the work, not after it
     fitted, note = load(project, options.model), read_note(options.model)
     scored = score(project, read_table(options.file, note["columns"]), fitted, note)
-    if options.output is None:
-        scored.to_csv(sys.stdout, index=False, lineterminator="\n")
+    shown = scored if options.output else scored.head(N_SHOWN)
+    if options.output is None or options.output.name == "-":
+        shown.to_csv(sys.stdout, index=False, lineterminator="\n")
     elif ending(options.output) == ".parquet":
         scored.to_parquet(options.output, index=False)
     else:
         scored.to_csv(options.output, index=False)
-    print(f"scored {len(scored):,} rows with {options.model}", file=sys.stderr)
+    rest = f"; these are the first {N_SHOWN}, --output FILE writes all" if len(shown) < len(scored) else ""
+    print(f"scored {len(scored):,} rows with {options.model}{rest}", file=sys.stderr)
 
 
 def score(project: Project, table: pd.DataFrame, fitted: Any, note: dict[str, Any]) -> pd.DataFrame:
@@ -44,10 +60,15 @@ def score(project: Project, table: pd.DataFrame, fitted: Any, note: dict[str, An
     return table.assign(**{note["output"]: project.model.predict(fitted, project.features.build(rows))})
 
 
+def check_handed_over(file: Path) -> None:
+    """Raise ProjectError when there is no model FILE or no note beside it that can be read."""
+    check_file(file, "model file", "run the notebook to its end, or name one with --model")
+    read_note(file)
+
+
 def load(project: Project, file: Path) -> Any:
     """Return the model in FILE; raises ProjectError when it is absent, damaged or holds types you do not trust."""
-    if not file.is_file():
-        raise ProjectError(f"no model file {file}: run the notebook to its end, or name one with --model")
+    check_file(file, "model file", "run the notebook to its end, or name one with --model")
     try:
         fitted = project.model.load(file)
     except Exception as error:

@@ -10,6 +10,8 @@ killed goes on. A row that the service would answer 422 stops it with exit 3, or
 those of conf/compute.yml.
 """
 
+from __future__ import annotations
+
 import argparse
 import contextlib
 import json
@@ -24,7 +26,6 @@ from urllib.parse import unquote
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from ..core import files, settings
 from ..core.errors import ProjectError, Refused, UsageError
@@ -84,12 +85,12 @@ def run(project: Project, options: argparse.Namespace) -> None:
     )
 
 
-def locate(project: Project, place: str, table: type["Database"]) -> Any:
+def locate(project: Project, place: str, table: type[Database]) -> Any:
     """Return what PLACE names: a folder, or, written URL#TABLE, a table to read or to write."""
     return table(project, place) if "://" in place else Folder(project.path(place))
 
 
-def computed(conf: compute.Compute, job: "Job", parts: list[str], source: Any, sink: Any) -> Iterator[Any]:
+def computed(conf: compute.Compute, job: Job, parts: list[str], source: Any, sink: Any) -> Iterator[Any]:
     """Yield name and mark of each of PARTS as it is scored, by the workers of conf/compute.yml."""
     import joblib
 
@@ -147,6 +148,8 @@ class Job:
 
     def score(self, part: str, file: Path, target: Path, stack: contextlib.ExitStack) -> dict[str, Any]:
         """Write the rows of FILE with their predictions to TARGET; return the mark that it carries."""
+        from pyarrow import parquet as pq
+
         rows, n_rejected, rejects = pq.ParquetFile(file), 0, None
         out = stack.enter_context(pq.ParquetWriter(target, self.schema(rows.schema_arrow), compression="zstd"))
         for number, batch in enumerate(rows.iter_batches(CHUNK_ROWS)):
@@ -245,6 +248,8 @@ class Folder:
         return parts
 
     def schema(self, parts: list[str]) -> pa.Schema:
+        from pyarrow import parquet as pq
+
         return pq.read_schema(self.place / parts[0])
 
     def fetch(self, part: str, scratch: Path) -> Path:
@@ -258,6 +263,8 @@ class Folder:
 
     def mark(self, part: str) -> dict[str, Any] | None:
         """Return the mark of PART as it was scored last, None when there is none."""
+        from pyarrow import parquet as pq
+
         try:
             return json.loads((pq.read_metadata(self.place / part).metadata or {})[MARK])
         except (OSError, pa.ArrowException, LookupError, ValueError):  # not there, damaged or not ours
@@ -355,6 +362,7 @@ class Rows(Database):
     @contextlib.contextmanager
     def writing(self, part: str) -> Iterator[Path]:
         import sqlalchemy as sql
+        from pyarrow import parquet as pq
 
         with tempfile.TemporaryDirectory() as scratch, self.engine() as engine:
             yield (target := Path(scratch) / "scored.parquet")

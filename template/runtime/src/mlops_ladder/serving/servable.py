@@ -1,5 +1,7 @@
 """A model that can answer, and how a model URI becomes one."""
 
+from __future__ import annotations
+
 import asyncio
 import hashlib
 import json
@@ -18,7 +20,7 @@ from ..core.project import Project
 from ..data.rows import read_note
 from ..training.handoff import LIBRARIES
 from .contract import Contract, Row, Unanswerable
-from .score import load
+from .score import check_handed_over, load
 
 Waiting = tuple[list[Row], "asyncio.Future[list[float]]"]
 MAX_BATCH = 1_000  # rows predicted together; more would make a small request wait for a large one
@@ -122,6 +124,15 @@ def resolve(project: Project, uri: str) -> Servable:
     servable = module.resolve(project, pinned) if module else open_file(project, project.path(uri))
     servable.uri, servable.pinned = uri, pinned
     return servable
+
+
+def check(project: Project, uri: str) -> None:
+    """Raise ProjectError when it is plain that URI names no model: opens nothing, and takes no slow library."""
+    module = opener(project, uri)
+    if module is None:
+        check_handed_over(project.path(uri))
+    elif hasattr(module, "check"):
+        module.check(project, uri)
 
 
 def pin(project: Project, uri: str) -> str:

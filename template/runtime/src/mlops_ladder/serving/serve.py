@@ -26,10 +26,16 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--port", type=int, help="port, 0 takes a free one (default: conf/serving.yml)")
 
 
-def run(project: Project, options: argparse.Namespace) -> None:
+def check(project: Project, options: argparse.Namespace) -> None:
     # One thread a prediction: a request is too small to share, and threads that wait for each other made it 12 times
-    # slower. It counts only when set before numpy is imported, hence the imports here.
+    # slower. It counts only when set before numpy is loaded, hence here, and the imports in here and in `run`.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    from .servable import check as check_model
+
+    check_model(project, options.model)
+
+
+def run(project: Project, options: argparse.Namespace) -> None:
     import uvicorn
 
     from .app import Service, Serving, bounded, make_app, sweep

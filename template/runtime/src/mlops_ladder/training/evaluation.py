@@ -1,5 +1,7 @@
 """What a candidate is worth: metrics on each split, beside the baseline and the champion, and plots."""
 
+from __future__ import annotations
+
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -99,12 +101,12 @@ def line(
     save(project, figure, name, x_label, y_label)
 
 
-def save(project: Project, figure: "Figure", name: str, x_label: str, y_label: str) -> None:
+def save(project: Project, figure: Figure, name: str, x_label: str, y_label: str) -> None:
     figure.axes[0].set(xlabel=x_label, ylabel=y_label)
     figure.savefig(project.path(EVALUATION) / f"{name}.png", dpi=100)
 
 
-def new_figure(width: float, height: float) -> "Figure":
+def new_figure(width: float, height: float) -> Figure:
     """Return an empty figure, WIDTH times HEIGHT in inches."""
     from matplotlib.figure import Figure
 

@@ -1,5 +1,7 @@
 """The hand-off: one model file and the note about what goes in and what comes out."""
 
+from __future__ import annotations
+
 import hashlib
 import json
 import subprocess

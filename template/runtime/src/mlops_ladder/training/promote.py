@@ -30,13 +30,18 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON for machines")
 
 
+def check(project: Project, options: argparse.Namespace) -> None:
+    if not options.history:
+        if not options.version or not options.reason:
+            raise UsageError("promote needs a VERSION and --reason: somebody will ask why")
+        tracking.check(project, version=options.version)
+
+
 def run(project: Project, options: argparse.Namespace) -> None:
     chosen, client = tracking.open_store(project)
     if options.history:
         told = tracking.releases(project, client)
         return print(json.dumps(told) if options.json else "\n".join(map(sentence, told)) or "nothing was released yet")
-    if not options.version or not options.reason:
-        raise UsageError("promote needs a VERSION and --reason: somebody will ask why")
     with files.locked(
         project.path("models/.promoting.lock"), WAIT_S
     ):  # two at once would both name what was there before them

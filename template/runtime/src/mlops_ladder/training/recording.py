@@ -1,5 +1,7 @@
 """What is recorded of a run, what a registered version carries, and what the champion makes of new rows."""
 
+from __future__ import annotations
+
 import hashlib
 import inspect
 import json
@@ -59,7 +61,7 @@ def record(project: Project, chosen: Training) -> dict[str, Any]:
     return result
 
 
-def track(project: Project, client: "MlflowClient", chosen: Training, place: str, candidate: str) -> "Run":
+def track(project: Project, client: MlflowClient, chosen: Training, place: str, candidate: str) -> Run:
     """Return the finished run that holds all that the candidate was made of; one that is cut off stays unfinished."""
     from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelOutput
 
@@ -101,7 +103,7 @@ def track(project: Project, client: "MlflowClient", chosen: Training, place: str
     return client.get_run(run_id)
 
 
-def save_model(project: Project, logged: "LoggedModel", folder: Path) -> Path:
+def save_model(project: Project, logged: LoggedModel, folder: Path) -> Path:
     """Return a folder in FOLDER with the model file, its note and the code that they need: raw rows go in wherever it is opened.
 
     It names LOGGED and its run, so that whoever opens it with MLflow alone sees where it came from. The code is the user's
@@ -138,7 +140,7 @@ def save_model(project: Project, logged: "LoggedModel", folder: Path) -> Path:
     return saved
 
 
-def register(project: Project, client: "MlflowClient", name: str, run: Any) -> str:
+def register(project: Project, client: MlflowClient, name: str, run: Any) -> str:
     """Return the version of model NAME that RUN made, registered in one step with its tags, as the challenger."""
     from mlflow.exceptions import MlflowException
 

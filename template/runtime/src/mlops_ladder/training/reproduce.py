@@ -33,6 +33,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON for machines")
 
 
+def check(project: Project, options: argparse.Namespace) -> None:
+    if options.run.isdigit() and len(options.run) < 6:  # as `tracking.find` tells a version from a run
+        tracking.check(project, version=options.run)
+
+
 def run(project: Project, options: argparse.Namespace) -> None:
     chosen, client = tracking.open_store(project)
     original = tracking.find(project, client, chosen, options.run)

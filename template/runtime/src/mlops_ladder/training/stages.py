@@ -1,5 +1,7 @@
 """The stages, in the order of dvc.yaml, which says what each reads and writes."""
 
+from __future__ import annotations
+
 import subprocess
 import sys
 import time

@@ -16,6 +16,7 @@ from urllib.request import url2pathname
 from ..core import files, levels, settings
 from ..core.errors import ProjectError, Refused
 from ..core.files import files_in
+from ..core.nearest import nearest
 from ..core.progress import say
 from ..core.project import Project
 from ..data import store
@@ -132,9 +133,14 @@ def local(place: str) -> Path:
 
 def open_store(project: Project) -> "tuple[Training, MlflowClient]":
     """Return conf/training.yml and a client of the store that it, or MLFLOW_TRACKING_URI, names."""
-    given = os.environ.get("MLFLOW_TRACKING_URI")
-    chosen = settings.read(project, "training", Training, {"tracking_uri": given} if given else None)
+    chosen = read_settings(project)
     return chosen, connect(project, chosen.tracking_uri)
+
+
+def read_settings(project: Project) -> Training:
+    """Return conf/training.yml, with the store that MLFLOW_TRACKING_URI names where it does."""
+    given = os.environ.get("MLFLOW_TRACKING_URI")
+    return settings.read(project, "training", Training, {"tracking_uri": given} if given else None)
 
 
 def experiment(project: Project, client: "MlflowClient", purpose: str) -> str:
@@ -191,8 +197,48 @@ def find_version(client: "MlflowClient", name: str, version: str) -> Any:
     for one in made:
         if str(one.version) == version:
             return one
-    numbers = sorted(int(one.version) for one in made)
-    raise ProjectError(f"{name} has no version {version}; there are: {', '.join(map(str, numbers)) or 'none yet'}")
+    raise ProjectError(no_version(name, version, [str(one.version) for one in made]))
+
+
+def no_version(name: str, version: str, there: list[str]) -> str:
+    return f"{name} has no version {version}; there are: {nearest(version, there, 'none yet')}"
+
+
+def absent(name: str, alias: str, there: list[str]) -> str:
+    """Return what to say where no version of model NAME has ALIAS, and THERE are these models."""
+    if name in there or not there:
+        return f"{name} has no {alias} yet: `promote VERSION` makes one the champion"
+    return f"the registry has no model {name}; there are: {nearest(name, there)}"
+
+
+def check(project: Project, name: str | None = None, alias: str | None = None, version: str | None = None) -> None:
+    """Raise ProjectError when the registry has no model NAME (the project's own), or not with that ALIAS or VERSION.
+
+    An SQLite store is asked directly, as to import MLflow takes seconds; any other is asked where it is used.
+    """
+    chosen = read_settings(project)
+    scheme, _, file = absolute(project, settings.expand(chosen.tracking_uri)).partition(":///")
+    if scheme != "sqlite":
+        return
+    store, named = Path(file), name or chosen.model
+    models = registry_rows(store, "SELECT name FROM registered_models")
+    aliases_of = "SELECT 1 FROM registered_model_aliases WHERE name = ? AND alias = ?"
+    versions_of = "SELECT version FROM model_versions WHERE name = ? AND current_stage != 'Deleted_Internal'"
+    if alias and not registry_rows(store, aliases_of, named, alias):
+        raise ProjectError(absent(named, alias, models))
+    if version and version not in (there := registry_rows(store, versions_of, named)):
+        other = name and models and name not in models  # without a NAME it is the project's, which may be to come
+        raise ProjectError(absent(named, "version", models) if other else no_version(named, version, there))
+
+
+def registry_rows(file: Path, query: str, *words: str) -> list[str]:
+    """Return the first column of a query of the SQLite store in FILE, as text; empty where there is no such store yet."""
+    if not file.is_file():
+        return []
+    with contextlib.closing(sqlite3.connect(f"file:{quote(str(file))}?mode=ro", uri=True, timeout=WAIT_S)) as database:
+        if not database.execute("SELECT 1 FROM sqlite_master WHERE name = 'registered_model_aliases'").fetchone():
+            return []
+        return [str(row[0]) for row in database.execute(query, words)]
 
 
 def aliases(client: "MlflowClient", name: str) -> dict[str, str]:
@@ -209,12 +255,8 @@ def champion(project: Project, chosen: Training) -> str | None:
     scheme, _, file = absolute(project, chosen.tracking_uri).partition(":///")
     if scheme != "sqlite":
         return aliases(connect(project, chosen.tracking_uri), chosen.model).get("champion")
-    if not Path(file).is_file():
-        return None
-    with contextlib.closing(sqlite3.connect(f"file:{quote(file)}?mode=ro", uri=True)) as database:
-        asked = "SELECT version FROM registered_model_aliases WHERE name = ? AND alias = 'champion'"
-        found = database.execute(asked, [chosen.model]).fetchone()
-    return str(found[0]) if found else None
+    query = "SELECT version FROM registered_model_aliases WHERE name = ? AND alias = 'champion'"
+    return next(iter(registry_rows(Path(file), query, chosen.model)), None)
 
 
 def describe(client: "MlflowClient", chosen: Training, runs: list[Any]) -> list[dict[str, Any]]:

@@ -7,6 +7,8 @@ A trial is measured on later rows than it learns from, in three steps of time; o
 Killed, it goes on where it was: --trials is the number in all. Where it computes stands in conf/compute.yml.
 """
 
+from __future__ import annotations
+
 import argparse
 import hashlib
 import json

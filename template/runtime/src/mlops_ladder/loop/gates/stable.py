@@ -1,5 +1,7 @@
 """Does it still know what was known? Judged on rows that no retraining learns from, the same ones each time."""
 
+from __future__ import annotations
+
 from typing import Any
 
 import pandas as pd

@@ -2,13 +2,10 @@
 
 from collections.abc import Callable
 
-import numpy as np
-from sklearn.metrics import mean_absolute_error
-
 from ...core.errors import ProjectError
 from ..judgement import Candidate, Finding, Release
 
-Measure = Callable[[np.ndarray, np.ndarray], float]
+Measure = Callable[..., float]  # of truth and prediction, one number each a row
 
 
 def check(candidate: Candidate, limits: Release) -> list[Finding]:
@@ -44,6 +41,7 @@ def check(candidate: Candidate, limits: Release) -> list[Finding]:
 def measures(decide: float) -> dict[str, Measure]:
     """Return what can be compared between groups: functions of truth and prediction. From DECIDE on counts as yes."""
     from fairlearn import metrics as fair
+    from sklearn.metrics import mean_absolute_error
 
     def on_decisions(rate: Callable) -> Measure:
         return lambda truth, predicted: rate(truth >= decide, predicted >= decide, pos_label=True)

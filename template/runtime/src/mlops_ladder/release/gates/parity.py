@@ -1,5 +1,7 @@
 """Does the service give what the offline batch gives, row by row, odd rows included? And does ONNX Runtime, the fast path?"""
 
+from __future__ import annotations
+
 import asyncio
 import json
 

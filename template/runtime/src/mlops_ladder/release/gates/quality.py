@@ -1,5 +1,7 @@
 """Is it good enough, better than no model, and no worse than the champion? All measured afresh on the same held-out rows."""
 
+from __future__ import annotations
+
 import numpy as np
 import pandas as pd
 

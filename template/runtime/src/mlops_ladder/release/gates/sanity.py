@@ -1,5 +1,7 @@
 """Are its predictions numbers that can be: finite, in range, not all the same, one a row whatever the order?"""
 
+from __future__ import annotations
+
 import numpy as np
 import pandas as pd
 
