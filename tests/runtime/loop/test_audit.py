@@ -111,6 +111,47 @@ def test_a_touched_line_is_found(project: Path, run: Any, change: Callable[[list
 
 
 @pytest.mark.practice("audit-trail")
+def test_an_anchor_outside_finds_a_log_that_was_written_anew_together_with_what_the_store_knows(
+    project: Path, run: Any
+) -> None:
+    assert run("audit", "anchor", "--to", "../archive/1.txt").startswith(f"audit {LINES} ")
+    assert "is there already" in run("audit", "anchor", "--to", "../archive/1.txt", exit_code=2)
+    audit.record(FLIGHTS, "test", "version 7", "since then")
+    run("audit", "verify", "--anchor", "../archive/1.txt")
+    rewrite(chained)
+    client, experiment = audit.place(FLIGHTS)
+    last = json.loads(audit.texts(FLIGHTS)[-1])
+    client.set_experiment_tag(experiment, audit.ANCHOR, f"{last['n']} {last['hash']}")
+    run("audit", "verify")
+    found = run("audit", "verify", "--anchor", "../archive/1.txt", exit_code=3)
+    assert f"line {LINES} is not the one that the anchor ../archive/1.txt knows of" in found
+    assert "no file and no tag" in run("audit", "verify", "--anchor", "nowhere", exit_code=1)
+    Path("note.txt").write_text("all is well\n")
+    assert "is no anchor" in run("audit", "verify", "--anchor", "note.txt", exit_code=1)
+    assert "--to FILE" in run("audit", "anchor", exit_code=2)
+
+
+@pytest.mark.practice("audit-trail")
+def test_a_signed_tag_is_an_anchor_and_one_that_another_key_signed_is_none(project: Path, run: Any, git: Any) -> None:
+    git("init", "--quiet")
+    for key, value in {"user.name": "Ada", "user.email": "ada@example.org", "gpg.format": "ssh"}.items():
+        git("config", key, value)
+    git("commit", "--quiet", "--allow-empty", "--message", "Start")
+    for key in ("hers", "another"):
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", f"../{key}"], check=True)
+    signers = Path("conf/signers")
+    signers.write_text(f"ada@example.org {Path('../hers.pub').read_text()}")
+    git("config", "gpg.ssh.allowedSignersFile", str(signers.resolve()))
+    git("config", "user.signingkey", str(Path("../hers.pub").resolve()))
+    run("audit", "anchor", "--tag", "audit-1")
+    run("audit", "verify", "--anchor", "audit-1")
+    git("config", "user.signingkey", str(Path("../another.pub").resolve()))
+    run("audit", "anchor", "--tag", "audit-2")
+    assert "signature of tag audit-2 does not hold" in run("audit", "verify", "--anchor", "audit-2", exit_code=3)
+    assert "the tag audit-1 was not made" in run("audit", "anchor", "--tag", "audit-1", exit_code=1)
+
+
+@pytest.mark.practice("audit-trail")
 def test_bytes_that_are_no_text_are_found(project: Path, run: Any) -> None:
     content = audit.path(FLIGHTS).read_bytes()
     audit.path(FLIGHTS).write_bytes(content.replace(b"reason 3", b"reason \xff"))

@@ -137,6 +137,10 @@ def edit(name: str, **changes: Any) -> None:
     file.write_text(yaml.safe_dump(yaml.safe_load(file.read_text()) | changes))
 
 
+def commit(git: Any) -> None:
+    git("commit", "--quiet", "--all", "--message", "Change who may do what")
+
+
 def tag(version: str, key: str, value: str) -> None:
     chosen, client = environments.open_store(FLIGHTS, "dev")
     client.set_model_version_tag(chosen.model, version, key, value)
@@ -229,12 +233,19 @@ def test_without_an_approval_nothing_goes_to_prod(project: Path, untried: None, 
 
 
 @pytest.mark.practice("human-approval-gate", "access-control")
-def test_who_trained_a_version_cannot_approve_it_unless_the_team_is_one(project: Path, run: Any) -> None:
+def test_who_trained_a_version_cannot_approve_it_unless_the_team_is_one(project: Path, run: Any, git: Any) -> None:
     person("ada")
     assert "ada@example.org trained it" in run("approve", "1", "--reason", "mine", exit_code=3)
     tag("1", "approved_by", "ada@example.org")  # past the command
     assert "ada@example.org trained it" in run("deploy", "1", "--env", "prod", exit_code=3)
+    git("config", "user.email", "ADA@example.org")
+    assert "ADA@example.org trained it" in run("approve", "1", "--reason", "mine", exit_code=3), "another case"
+    git("config", "user.email", "ada@example.org")
     edit("prod", solo=True)
+    refused = run("approve", "1", "--reason", "mine", exit_code=1)
+    assert "conf/environments/prod.yml: solo is not what the last commit says" in refused
+    assert "solo is not what" in run("deploy", "1", "--env", "prod", exit_code=1)
+    commit(git)
     assert "is approved for prod by ada@example.org" in run("approve", "1", "--reason", "mine")
     assert "trained it" not in run("deploy", "1", "--env", "prod", exit_code=3)
 
@@ -247,13 +258,15 @@ def test_what_no_gate_has_passed_cannot_be_approved(project: Path, run: Any) -> 
 
 
 @pytest.mark.practice("access-control")
-def test_only_who_has_the_role_may_approve_deploy_and_roll_back(in_prod: Path, run: Any) -> None:
+def test_only_who_has_the_role_may_approve_deploy_and_roll_back(in_prod: Path, run: Any, git: Any) -> None:
     roles = yaml.safe_load(Path("conf/roles.yml").read_text())
     roles["roles"]["engineer"]["people"] = ["linus@example.org"]
     Path("conf/roles.yml").write_text(yaml.safe_dump(roles))
     for words in (["approve", "1"], ["deploy", "1", "--env", "prod"], ["rollback", "--env", "prod"]):
         assert f"grace@example.org may not {words[0]} in prod" in run(*words, "--reason", "why", exit_code=3)
     person("linus")
+    assert "conf/roles.yml: roles is not what" in run("approve", "1", "--reason", "seen", exit_code=1), "his own edit"
+    commit(git)
     assert "grace@example.org approved it, who may not" in run("deploy", "1", "--env", "prod", exit_code=3)
     run("approve", "1", "--reason", "seen", "--json")
     assert "version 1 rolled back to" in run("rollback", "--env", "prod", "--reason", "why")
@@ -314,6 +327,53 @@ def test_a_rollback_puts_the_version_before_into_use(in_prod: Path, run: Any) ->
     )
     assert "no version before it" in run("rollback", "--env", "prod", "--reason", "again", exit_code=3)
     assert champion("prod") == "1"
+
+
+@pytest.mark.practice("audit-trail", "model-rollback")
+def test_what_the_projects_own_log_would_not_hold_is_not_released(
+    in_prod: Path, tmp_path: Path, run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(2):  # the second time there is a log elsewhere, if the first one made it
+        monkeypatch.setenv("AUDIT_LOG", str(tmp_path / "elsewhere.jsonl"))
+        refused = run("rollback", "--env", "prod", "--reason", "why", exit_code=3)
+        assert "is not the project's own log" in refused and "unset AUDIT_LOG" in refused
+        assert champion("prod") == "2"
+    monkeypatch.delenv("AUDIT_LOG")
+    run("audit", "verify")
+    Path("audit").rename(tmp_path / "share")
+    monkeypatch.setenv("AUDIT_LOG", str(tmp_path / "share/audit.jsonl"))
+    run("rollback", "--env", "prod", "--reason", "moved with all its lines")
+    assert champion("prod") == "1"
+    run("audit", "verify")
+
+
+@pytest.mark.practice("audit-trail")
+def test_what_came_into_use_past_the_log_is_found(
+    in_prod: Path, tmp_path: Path, run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run("audit", "verify")
+    shutil.copytree("audit", tmp_path / "kept")
+    chosen, client = environments.open_store(FLIGHTS, "prod")
+    in_use = tracking.aliases(client, chosen.model)["champion"]
+    client.set_registered_model_alias(chosen.model, "champion", "1")
+    assert f"prod: champion is {chosen.model} version 1" in run("audit", "verify", exit_code=3)
+    client.set_registered_model_alias(chosen.model, "champion", in_use)
+    run("audit", "verify")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///other.db")  # where no line is known of
+    shutil.rmtree("audit")
+    run("rollback", "--env", "prod", "--reason", "nobody shall know")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    shutil.rmtree("audit", ignore_errors=True)
+    shutil.copytree(tmp_path / "kept", "audit")
+    assert "prod: " in (found := run("audit", "verify", exit_code=3)) and "the log has no line of it" in found
+
+
+@pytest.mark.practice("audit-trail")
+def test_a_record_of_a_release_that_was_changed_in_its_store_is_found(in_prod: Path, run: Any) -> None:
+    chosen, client = environments.open_store(FLIGHTS, "prod")
+    [last, *_] = environments.records(FLIGHTS, client, chosen.model)
+    client.set_tag(last.info.run_id, "by", "linus@example.org")
+    assert "the log has another by" in run("audit", "verify", exit_code=3)
 
 
 @pytest.mark.practice("model-rollback")

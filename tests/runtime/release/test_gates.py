@@ -455,6 +455,9 @@ def test_an_override_takes_the_role_and_is_recorded(made: Any, run: Any, only_sl
     Path("conf/roles.yml").write_text("roles:\n  engineer:\n    people: [grace@example.org]\n    may: [promote]\n")
     assert "ada@example.org may not override" in run(*words, exit_code=3)
     assert "validation_status" not in look_up(made.name).tags
+    git("config", "user.email", "Grace@Example.org")
+    assert "is not what the last commit says" in run(*words, exit_code=1)
+    git("commit", "--quiet", "--all", "--message", "Say who may")
     git("config", "user.email", "grace@example.org")
     assert "is overridden (slices)" in run(*words)
     tags = look_up(made.name).tags

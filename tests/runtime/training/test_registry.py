@@ -171,6 +171,9 @@ def test_a_version_whose_run_lacks_a_required_tag_is_not_released(workplace: Pat
 def test_only_who_has_the_role_may_promote(workplace: Path, made: Any, run: Any, git: Any) -> None:
     Path("conf/roles.yml").write_text("roles:\n  engineer:\n    people: [grace@example.org]\n    may: [promote]\n")
     assert "ada@example.org may not promote" in promote(run, exit_code=3)
+    git("config", "user.email", "GRACE@example.org")
+    assert "conf/roles.yml: roles is not what the last commit says" in promote(run, exit_code=1)
+    git("commit", "--quiet", "--all", "--message", "Grace promotes")
     git("config", "user.email", "grace@example.org")
     assert "by grace@example.org" in promote(run)
 

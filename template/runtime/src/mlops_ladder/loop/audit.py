@@ -2,27 +2,31 @@
 
 python -m {package} audit show --action deploy --since 2026-01-01
 python -m {package} audit verify
+python -m {package} audit anchor --to /mnt/archive/2026-03-01.txt      # or --tag audit-2026-03-01, signed
+python -m {package} audit verify --anchor /mnt/archive/2026-03-01.txt  # or a tag
 
 Each line of audit/audit.jsonl (AUDIT_LOG names another file, such as one on a share) holds the hash of the line before.
-The store of runs keeps the number of lines and the last hash: lines that are gone at the end are missed too. Exit 3: a line
-was changed, removed or moved.
+The store of runs keeps the number of lines and the last hash: lines that are gone at the end are missed too. An anchor
+keeps both where who can write to log and store cannot. Exit 3: a line was changed, removed or moved, or a registry has a
+release that the log does not know of.
 """
 
 import argparse
 import hashlib
 import json
 import os
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ..core import clock, files, settings
+from ..core import clock, files, people, settings
 from ..core.errors import ProjectError, Refused, UsageError
 from ..core.progress import say
 from ..core.project import Project
-from ..core.repository import git
 from ..training import tracking
 from ..training.pipeline import Training
+from . import witnesses
 
 FIRST = "0" * 64  # what the first line names as the hash of the line before
 ANCHOR = "audit"  # tag in the store: how many lines there are, and the hash of the last
@@ -32,17 +36,33 @@ Line = dict[str, Any]
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("what", choices=["show", "verify"], help="print it, or check it")
+    parser.add_argument("what", choices=["show", "verify", "anchor"], help="print it, check it, or anchor it elsewhere")
     parser.add_argument("--action", help="with show: only this, such as deploy, gate, retrain")
     parser.add_argument("--since", type=clock.moment, metavar="TIME", help="with show: only from then on, UTC")
+    parser.add_argument(
+        "--to", type=Path, metavar="FILE", help="with anchor: a new file, best where nobody can change it"
+    )
+    parser.add_argument("--tag", help="with anchor: a git tag to make, signed with user.signingkey")
+    parser.add_argument(
+        "--anchor", action="append", default=[], metavar="PLACE", help="with verify: a file or tag that anchor made"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON for machines")
 
 
 def run(project: Project, options: argparse.Namespace) -> None:
+    if options.what != "show" and (options.action or options.since):
+        raise UsageError(f"{options.what} reads every line: leave out --action and --since")
+    if options.what != "verify" and options.anchor or options.what != "anchor" and (options.to or options.tag):
+        raise UsageError("--to and --tag go with anchor, --anchor with verify")
+    if options.what == "anchor":
+        if not (options.to or options.tag):
+            raise UsageError("an anchor needs a place outside: --to FILE or --tag NAME")
+        verify(project)
+        last, _ = tail(path(project))
+        kept = witnesses.keep(project, last, options.to, options.tag)
+        return print(json.dumps({"lines": last["n"], "hash": last["hash"]}) if options.json else kept)
     if options.what == "verify":
-        if options.action or options.since:
-            raise UsageError("verify reads every line: leave out --action and --since")
-        told = verify(project)
+        told = verify(project, [(place, *witnesses.read(project, place)) for place in options.anchor])
         return print(json.dumps(told) if options.json else sentence(told))
     since = f"{options.since:%Y-%m-%dT%H:%M:%S}" if options.since else ""
     try:
@@ -69,6 +89,7 @@ def record(project: Project, action: str, subject: str, why: str, **facts: Any) 
     with files.locked(file.with_suffix(".lock"), WAIT_S):
         if not (ignored := file.with_name(".gitignore")).exists():
             ignored.write_text("*\n", encoding="utf-8")  # what happens here is not code
+        require_own(project)
         last, end = tail(file)
         line = {
             "n": last["n"] + 1,
@@ -91,6 +112,26 @@ def record(project: Project, action: str, subject: str, why: str, **facts: Any) 
     return line
 
 
+def require_own(project: Project) -> None:
+    """Raise Refused where AUDIT_LOG names a file that does not go on from what the store knows of.
+
+    What was recorded there would be missing in the project's own log. While the store is away a log that has lines goes on.
+    """
+    if not os.environ.get("AUDIT_LOG"):
+        return
+    try:
+        known, kept = anchored(project)
+    except ProjectError:
+        if texts(project):
+            return
+        raise
+    if not holds(project, known, kept):
+        raise Refused(
+            f"{path(project)}, which AUDIT_LOG names, is not the project's own log: the store knows of {known} lines "
+            "that it does not hold; unset AUDIT_LOG, or move the log there. Nothing was recorded or done"
+        )
+
+
 def tail(file: Path) -> tuple[Line, int]:
     """Return the last whole line of FILE and where it ends, in bytes."""
     size = file.stat().st_size if file.is_file() else 0
@@ -111,7 +152,7 @@ def tail(file: Path) -> tuple[Line, int]:
 
 def who(project: Project) -> str:
     """Return who acts: MLOPS_ACTOR, which an unattended job sets, or whom git names."""
-    return os.environ.get("MLOPS_ACTOR") or git(project, "config", "user.email") or "unknown"
+    return os.environ.get("MLOPS_ACTOR") or people.current(project) or people.UNKNOWN
 
 
 def path(project: Project) -> Path:
@@ -131,11 +172,15 @@ def digest(line: Line) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def verify(project: Project) -> dict[str, Any]:
-    """Return how many lines there are and how many the store has not heard of; raises Refused that names what is wrong."""
+def verify(project: Project, anchors: Sequence[tuple[str, int, str]] = ()) -> dict[str, Any]:
+    """Return how many lines there are and how many the store has not heard of; raises Refused that names what is wrong.
+
+    ANCHORS are kept elsewhere, each (place, number of a line, its hash); the registries are asked what they know of.
+    """
     before: Line = {"n": 0, "hash": FIRST}
     wrong: list[str] = []
     hashes = {0: FIRST}
+    whole: list[Line] = []
     known, kept = anchored(project)  # first: of a line that is recorded meanwhile it must not know
     for place, text in enumerate(texts(project), 1):
         try:
@@ -151,11 +196,16 @@ def verify(project: Project) -> dict[str, Any]:
                 f"line {place} does not follow line {place - 1}: it was number {number}; lines were removed or moved"
             )
         before = line
+        whole.append(line)
         hashes[number] = line["hash"]
     if known > len(hashes) - 1:
         wrong.append(f"the store knows of {known} lines, there are {len(hashes) - 1}: lines at the end were removed")
     elif hashes.get(known) != kept:
         wrong.append(f"line {known} is not the one that the store knows of: the log was written anew")
+    for outside, number, digest_there in anchors:
+        if hashes.get(number) != digest_there:
+            wrong.append(f"line {number} is not the one that the anchor {outside} knows of")
+    wrong += witnesses.missing(project, whole)
     if wrong:
         raise Refused("\n  ".join([f"{path(project)} is not what was recorded:", *wrong[:10]]))
     return {"lines": len(hashes) - 1, "not_anchored": len(hashes) - 1 - known}
@@ -195,7 +245,10 @@ def anchor(project: Project, line: Line) -> None:
 def holds(project: Project, number: int, kept: str) -> bool:
     """Return whether line NUMBER of the log has the hash KEPT; 0 stands for the beginning."""
     lines = texts(project)
-    return number == 0 or (number <= len(lines) and json.loads(lines[number - 1])["hash"] == kept)
+    try:
+        return number == 0 or (number <= len(lines) and json.loads(lines[number - 1])["hash"] == kept)
+    except (ValueError, KeyError, TypeError):  # damaged
+        return False
 
 
 def anchored(project: Project) -> tuple[int, str]:

@@ -225,8 +225,8 @@ def start(project: Project, version: str, mode: Mode, name: str | None = None, r
         _, client = environments.open_store(project, name)
         allow(log, state)
         write(client, there, state)
+        note(project, "experiment started", state, reason)  # what it raises stops it before anybody is answered
         client.set_registered_model_alias(chosen.model, ALIAS, there.version)  # last: from here on it runs
-    note(project, "experiment started", state, reason)
     return state
 
 

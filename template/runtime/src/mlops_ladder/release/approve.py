@@ -9,8 +9,8 @@ import json
 import time
 from typing import Any
 
-from ..core import files
-from ..core.errors import Refused, UsageError
+from ..core import files, people
+from ..core.errors import Refused, Unmet, UsageError
 from ..core.project import Project
 from ..training import tracking
 from . import environments
@@ -71,7 +71,12 @@ def objection(project: Project, name: str, tags: dict[str, str], trained: Any) -
         return f"nobody approved it: `approve VERSION --reason WHY`, by somebody with that role in {name}"
     if not environments.able(project, name, "approve", by):
         return f"{by} approved it, who may not: conf/environments/{name}.yml and conf/roles.yml say who may"
-    if trained.data.tags.get("by") in (by, "unknown", None) and not environments.read(project, name).solo:
+    trainer = trained.data.tags.get("by")
+    if (people.same(trainer, by) or not people.known(trainer)) and not environments.read(project, name).solo:
         alone = f"set solo: true in conf/environments/{name}.yml if you work alone"
         return f"{by} trained it and cannot approve it: ask somebody else, or {alone}"
+    try:
+        environments.require_committed(project, name)
+    except Unmet as error:
+        return str(error)
     return None

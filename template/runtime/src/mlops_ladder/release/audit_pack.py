@@ -28,7 +28,7 @@ from packaging.markers import Marker
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-from ..core import files
+from ..core import files, people
 from ..core.errors import ProjectError, Refused, UsageError
 from ..core.progress import say
 from ..core.project import Project
@@ -108,7 +108,7 @@ def fill(
     def approval() -> tuple[str, list[str]]:
         facts = {key: value for key, value in made.tags.items() if key.startswith("approved_")}
         lacking = [] if facts.get("approved_by") else [f"nobody approved it: `approve {version} --reason ...`"]
-        if facts.get("approved_by") == made_by.data.tags["by"]:
+        if people.same(facts.get("approved_by"), made_by.data.tags.get("by")):
             lacking.append(f"{facts['approved_by']} trained it and approved it")
         if facts.get("approved_as") == approve.Kind.POLICY:
             facts["approved_as"] = "a policy, no person looked at it"

@@ -27,7 +27,7 @@ from typing import Any, Literal
 
 import pydantic
 
-from ..core import files, settings
+from ..core import files, people, settings
 from ..core.errors import ProjectError, Refused
 from ..core.files import write_json
 from ..core.progress import say
@@ -59,11 +59,7 @@ def run(project: Project, options: argparse.Namespace) -> int:
     folder = (options.to or project.path("environments") / options.env / "pipeline").resolve()
     environments.read(project, options.env)
     # In dev, where candidates are made, it is for whoever trains; elsewhere for whom the environment lets deploy.
-    by = (
-        git(project, "config", "user.email")
-        if options.env == "dev"
-        else environments.require(project, options.env, "deploy")
-    )
+    by = people.current(project) if options.env == "dev" else environments.require(project, options.env, "deploy")
     with files.locked(folder / ".lock"):
         facts = deploy(project, options.env, folder, by)
     if options.run:
@@ -187,7 +183,7 @@ def clone(project: Project, work: Path, commit: str) -> None:
     call("git", "init", "--quiet", str(work))
     call(*inside, "fetch", "--quiet", str(here), commit)
     call(*inside, "checkout", "--quiet", "--detach", "--force", commit)
-    for key, value in {"user.email": git(project, "config", "user.email"), "remote.origin.url": origin}.items():
+    for key, value in {"user.email": people.current(project), "remote.origin.url": origin}.items():
         if value:
             call(*inside, "config", key, value)
     if not (project.path("uv.lock").is_file() and (work / "uv.lock").is_file()):

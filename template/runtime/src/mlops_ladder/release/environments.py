@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pydantic
 
-from ..core import settings
+from ..core import people, repository, settings
 from ..core.errors import ProjectError, Refused, Unmet, UsageError
 from ..core.project import Project
-from ..core.repository import git
 from ..training import tracking
 from ..training.pipeline import Training
 from ..training.roles import Roles
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 Action = Literal["approve", "deploy", "rollback", "override", "replicate"]
+GUARDS = ("may", "approval", "solo", "after", "policy")  # keys of an environment that count as committed, not as edited
 ALIAS = "champion"  # what is in use in an environment
 JUDGED = ("passed", "overridden")  # what `gate` leaves as validation_status of a version that may go on
 
@@ -81,8 +81,8 @@ def reached() -> Iterator[None]:
 
 def require(project: Project, name: str, action: Action) -> str:
     """Return who git says works here; raises Refused when none of their roles may do ACTION in environment NAME."""
-    person = git(project, "config", "user.email")
-    if not person:
+    person = people.current(project)
+    if not people.known(person):
         raise Unmet(f"`{action}` is recorded with who did it: git config user.email you@example.org")
     if not able(project, name, action, person):
         roles = ", ".join(read(project, name).may.get(action, [])) or "no role"
@@ -90,7 +90,14 @@ def require(project: Project, name: str, action: Action) -> str:
             f"{person} may not {action} in {name}: conf/environments/{name}.yml lets {roles} do it, "
             "conf/roles.yml says who that is"
         )
+    require_committed(project, name)
     return person
+
+
+def require_committed(project: Project, name: str) -> None:
+    """Raise Unmet while what decides who may do what in environment NAME is not what the last commit says."""
+    repository.require_committed(project, "roles")
+    repository.require_committed(project, f"environments/{name}", GUARDS)
 
 
 def able(project: Project, name: str, action: Action, person: str) -> bool:
@@ -100,7 +107,7 @@ def able(project: Project, name: str, action: Action, person: str) -> bool:
         raise ProjectError(
             f"conf/environments/{name}.yml: may.{action} names {absent[0]}, which is no role of conf/roles.yml"
         )
-    return any({person, "anyone"} & set(known[role].people) for role in allowed)
+    return any(people.among(person, known[role].people) for role in allowed)
 
 
 def find_copy(client: "MlflowClient", model: str, version: str | None = None) -> Any:

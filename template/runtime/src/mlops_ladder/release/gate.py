@@ -17,7 +17,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..core import files, settings
+from ..core import files, people, settings
 from ..core.errors import Refused, UsageError
 from ..core.project import Project
 from ..core.repository import git
@@ -108,7 +108,7 @@ def judge_version(
         "version": version,
         "status": "refused" if "refused" in kinds.values() else "overridden" if overrides else "passed",
         "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "by": git(project, "config", "user.email") or "unknown",
+        "by": people.current(project) or people.UNKNOWN,
         "commit": git(project, "rev-parse", "HEAD"),
         "gates": kinds,
         "overrides": overrides,

@@ -9,10 +9,9 @@ import json
 import time
 from typing import TYPE_CHECKING, Any
 
-from ..core import files, settings
+from ..core import files, people, repository, settings
 from ..core.errors import ProjectError, Refused, UsageError
 from ..core.project import Project
-from ..core.repository import git
 from . import success, tracking
 from .pipeline import Training
 from .roles import Roles
@@ -90,13 +89,14 @@ def shortcomings(project: Project, chosen: Training, made_by: Any) -> list[str]:
 
 def who(project: Project) -> str:
     """Return who git says works here; raises Refused when conf/roles.yml does not let them promote."""
-    person = git(project, "config", "user.email")
-    if not person:
+    person = people.current(project)
+    if not people.known(person):
         raise ProjectError("a release names who made it: git config user.email you@example.org")
     roles = settings.read(project, "roles", Roles).roles
     able = [role for role in roles.values() if "promote" in role.may]
-    if not any(person in role.people or "anyone" in role.people for role in able):
+    if not any(people.among(person, role.people) for role in able):
         raise Refused(f"{person} may not promote: no role in conf/roles.yml with `promote` names them")
+    repository.require_committed(project, "roles")
     return person
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from ..core import errors, repository
+from ..core import errors, people, repository
 from ..core.files import read_json
 from ..core.project import Project
 from ..core.repository import git
@@ -198,7 +198,7 @@ def provenance(project: Project) -> dict[str, str]:
     """Return who made this run, and where its code and environment come from."""
     origin = re.sub(r"//[^/@]+@", "//", git(project, "remote", "get-url", "origin"))  # without a password
     return {
-        "by": git(project, "config", "user.email") or "unknown",
+        "by": people.current(project) or people.UNKNOWN,
         "commit": git(project, "rev-parse", "HEAD"),
         "dirty": str(repository.dirty(project)).lower(),
         "repository": origin or "none",
