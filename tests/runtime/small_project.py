@@ -97,7 +97,8 @@ def make(folder: Path, rows: pd.DataFrame, **texts: str) -> Project:
     """Return a committed project in FOLDER whose sample are ROWS; TEXTS stand in for the modules above, by name."""
     source = folder / "src/coins"
     source.mkdir(parents=True)
-    shutil.copytree(ROOT / "conf", folder / "conf")
+    for name in ("conf", "docs/governance"):
+        shutil.copytree(ROOT / name, folder / name)
     for name in LEFT:
         (folder / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, folder / name)

@@ -45,6 +45,11 @@ class Finding:
     def __str__(self) -> str:
         return f"{self.gate}: {self.what}: {self.found}, must be {self.limit}"
 
+    @classmethod
+    def not_declared(cls, gate: str, where: str) -> "Finding":
+        """Return what a gate finds that has nothing to judge, as the project declares nothing in WHERE: it passes."""
+        return cls(gate, "declared", True, f"not declared: {where} names none", "judged when it is")
+
 
 class Gain(Settings, frozen=True):
     measured: float

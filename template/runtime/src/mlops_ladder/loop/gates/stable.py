@@ -25,7 +25,15 @@ def check(candidate: Candidate, limits: Release) -> list[Finding]:
         ]
     enough = len(rows) >= limits.slices.rows
     title = f"rows kept aside that champion {version} has not seen"
-    findings = [Finding("stable", title, enough, f"{len(rows):,}", f"{limits.slices.rows:,} or more")]
+    findings = [
+        Finding(
+            "stable",
+            title,
+            enough,
+            f"{len(rows):,}",
+            f"{limits.slices.rows:,} or more (slices.rows in conf/release.yml)",
+        )
+    ]
     if not enough:
         return findings
     ours, theirs = (
