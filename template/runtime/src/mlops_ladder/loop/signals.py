@@ -15,6 +15,7 @@ import scipy
 from ..core import settings
 from ..core.errors import ProjectError
 from ..core.project import Project
+from ..data import split
 from ..release.gates import fairness
 from ..release.judgement import Release
 from . import drift
@@ -88,8 +89,8 @@ class Seen:
         self.n_settled, self.n_labelled = self.n_settled + len(settled), self.n_labelled + settled.count()
         moments = [
             rows[name].cast(pl.Datetime("us"))
-            for rows, name in ((sent, self.project.data.TIME), (chunk, "at"))
-            if name in rows
+            for rows, name in ((sent, split.time_column(self.project)), (chunk, "at"))
+            if name and name in rows  # a row without a time is of the moment when it was asked
         ]
         hours = pl.select(hour=pl.coalesce(moments).dt.truncate("1h"))
         hours = hours.group_by("hour").len().drop_nulls().cast({"len": pl.UInt64})
@@ -138,7 +139,7 @@ def evaluate(name: str, watched: Watched, seen: Seen, conf: Monitoring) -> Itera
 
 def need(n_rows: int, what: str, conf: Monitoring) -> None:
     if n_rows < conf.rows:
-        raise Unmeasurable(f"{n_rows:,} {what}, {conf.rows:,} are needed")
+        raise Unmeasurable(f"{n_rows:,} {what}, {conf.rows:,} are needed (rows in conf/monitoring.yml)")
 
 
 def about(value: float, error: float, comparisons: int, conf: Monitoring) -> dict[str, Any]:
@@ -219,6 +220,8 @@ def decay(watched: Watched, seen: Seen, conf: Monitoring) -> Found:
 
 
 def decay_by_slice(watched: Watched, seen: Seen, conf: Monitoring) -> Found:
+    if not seen.project.data.SLICES:
+        raise Unmeasurable("not declared: SLICES in data.py names none")
     pairs = list(slices(seen, conf))
     if not pairs:
         raise Unmeasurable(f"no slice has {conf.rows:,} labelled rows, then and now")
@@ -277,9 +280,11 @@ def fair(watched: Watched, seen: Seen, conf: Monitoring) -> Found:
 
     need(len(seen.labelled), "labelled rows", conf)
     try:
-        groups = seen.project.behaviour.groups(seen.labelled.to_pandas())
+        groups = fairness.declared(seen.project, seen.labelled.to_pandas())
     except KeyError as error:
         raise Unmeasurable(f"behaviour.py groups by {error}, which is not logged") from None
+    if not groups:
+        raise Unmeasurable("not declared: groups() in behaviour.py gives none")
     found = []
     for title, group in groups.items():
         rows = seen.labelled.select("label", "prediction", group=pl.Series(group.astype(str).factorize()[0]))
@@ -287,7 +292,7 @@ def fair(watched: Watched, seen: Seen, conf: Monitoring) -> Found:
         told: dict[str, Any] = {"value": None, "why": f"fewer than two groups with {conf.rows:,} labelled rows"}
         if rows["group"].n_unique() > 1:
             told = about(difference(rows), spread(difference, rows, conf), 1, conf)
-        found.append({"slice": str(title), "metric": watched.metric} | told)
+        found.append({"slice": title, "metric": watched.metric} | told)
     return found
 
 

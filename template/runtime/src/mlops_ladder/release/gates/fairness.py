@@ -2,7 +2,10 @@
 
 from collections.abc import Callable
 
+import pandas as pd
+
 from ...core.errors import ProjectError
+from ...core.project import Project
 from ..judgement import Candidate, Finding, Release
 
 Measure = Callable[..., float]  # of truth and prediction, one number each a row
@@ -16,12 +19,23 @@ def check(candidate: Candidate, limits: Release) -> list[Finding]:
     if unknown := [name for name in asked.differences if name not in known]:
         raise ProjectError(f"conf/release.yml: fairness.differences: {unknown[0]} is none of {', '.join(known)}")
     truth = candidate.truth.astype("float64").to_numpy()
-    for title, group in candidate.project.behaviour.groups(candidate.rows).items():
+    groups = declared(candidate.project, candidate.rows)
+    if not groups:
+        return [Finding.not_declared("fairness", "groups() in behaviour.py")]
+    for title, group in groups.items():
         counts = group.value_counts()
         large = group.isin(counts.index[counts >= asked.rows]).to_numpy()
         if group[large].nunique() < 2:
             told = f"{group[large].nunique()} with {asked.rows} rows or more"
-            findings.append(Finding("fairness", f"groups by {title}", False, told, "2 or more to compare"))
+            findings.append(
+                Finding(
+                    "fairness",
+                    f"groups by {title}",
+                    False,
+                    told,
+                    "2 or more to compare (fairness.rows in conf/release.yml)",
+                )
+            )
             continue
         frame = MetricFrame(
             metrics={name: known[name] for name in asked.differences},
@@ -36,6 +50,12 @@ def check(candidate: Candidate, limits: Release) -> list[Finding]:
                 Finding("fairness", f"{name} by {title} differs", difference <= limit, told, f"{limit:g} or less")
             )
     return findings
+
+
+def declared(project: Project, rows: pd.DataFrame) -> dict[str, pd.Series]:
+    """Return the groups of behaviour.py by title: to which each of ROWS belongs; {} where none are declared."""
+    groups = getattr(project.behaviour, "groups", None)
+    return {str(title): group for title, group in groups(rows).items()} if groups else {}
 
 
 def measures(decide: float) -> dict[str, Measure]:

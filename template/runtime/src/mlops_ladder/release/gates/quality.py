@@ -22,7 +22,7 @@ def check(candidate: Candidate, limits: Release) -> list[Finding]:
     told = ", ".join(f"{name} {value:.4f}" for name, value in measured.items())
     low, high = intervals(candidate.project, truth, ours, candidate.baseline, asked)[candidate.project.model.PRIMARY]
     return [
-        Finding("quality", "held-out rows", len(truth) >= asked.rows, f"{len(truth):,}", f"{asked.rows:,} or more"),
+        Finding("quality", "held-out rows", len(truth) >= asked.rows, f"{len(truth):,}", enough_rows(asked)),
         Finding("quality", "metrics", not missed, "; ".join(missed) or told, "as conf/success.yml asks"),
         Finding(
             "quality",
@@ -43,7 +43,7 @@ def against_champion(candidate: Candidate, asked: Quality) -> list[Finding]:
     fair = champion.unseen
     title = f"rows that champion {champion.version} has not seen"
     enough = int(fair.sum()) >= asked.rows
-    findings = [Finding("quality", title, enough, f"{fair.sum():,}", f"{asked.rows:,} or more")]
+    findings = [Finding("quality", title, enough, f"{fair.sum():,}", enough_rows(asked))]
     if not enough:
         return findings
     truth, ours, theirs = candidate.truth[fair], candidate.predicted[fair], champion.predicted[fair]
@@ -64,6 +64,10 @@ def against_champion(candidate: Candidate, asked: Quality) -> list[Finding]:
     return findings
 
 
+def enough_rows(asked: Quality) -> str:
+    return f"{asked.rows:,} or more (quality.rows in conf/release.yml)"
+
+
 def gain(project: Project, name: str, ours: dict[str, float], theirs: dict[str, float]) -> float:
     """Return by how much OURS are better than THEIRS in metric NAME; above 0 is better, whichever way it counts."""
     return (ours[name] - theirs[name]) * (1 if project.model.HIGHER_IS_BETTER[name] else -1)
@@ -82,5 +86,6 @@ def intervals(
         for name, values in gains.items():
             values.append(gain(project, name, mine, other))
     ends = (1 - asked.confidence) / 2, (1 + asked.confidence) / 2
-    quantiles = {name: np.quantile(values, ends) for name, values in gains.items()}
+    # of few rows a draw may have one class alone, which some metrics have no value for
+    quantiles = {name: np.nanquantile(values, ends) for name, values in gains.items()}
     return {name: (float(low), float(high)) for name, (low, high) in quantiles.items()}

@@ -6,6 +6,8 @@ from ..judgement import Candidate, Finding, Release
 
 def check(candidate: Candidate, limits: Release) -> list[Finding]:
     asked, findings, small = limits.slices, [], []
+    if not candidate.project.data.SLICES:
+        return [Finding.not_declared("slices", "SLICES in data.py")]
     rule = f"{', '.join(asked.metrics)} as conf/release.yml asks"
     for column in candidate.project.data.SLICES:
         for value, rows in candidate.rows.groupby(column, dropna=False):
@@ -23,6 +25,9 @@ def check(candidate: Candidate, limits: Release) -> list[Finding]:
             told = ", ".join(f"{name} {measured[name]:.4f}" for name in asked.metrics)
             said = f"{'; '.join(missed) or told} on {len(rows):,} rows"
             findings.append(Finding("slices", f"{column} {value}", not missed, said, rule))
-    if findings and small:
+    if not findings:
+        limit = f"{asked.rows} rows or more in one of them (slices.rows in conf/release.yml)"
+        return [Finding("slices", "large enough to judge", False, f"none: {', '.join(small)}", limit)]
+    if small:
         findings.append(Finding("slices", "too small to judge", True, ", ".join(small), f"under {asked.rows} rows"))
     return findings
