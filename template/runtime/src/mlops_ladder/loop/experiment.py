@@ -25,6 +25,7 @@ import pydantic
 from ..core import files, settings
 from ..core.errors import ProjectError, Refused, UsageError
 from ..core.project import Project
+from ..data.problem import problem_of
 from ..release import deploy, environments, judgement, releasing
 from ..training import tracking
 from . import audit, prediction_log
@@ -641,10 +642,7 @@ def compare(project: Project, metric: str, ours: np.ndarray, theirs: np.ndarray)
 
 
 def measure(project: Project, metric: str, rows: np.ndarray) -> float:
-    import pandas as pd
-
-    truth = pd.Series(rows[:, 1]).astype(bool if project.data.PROBLEM == "classification" else float)
-    return project.model.metrics(truth, rows[:, 0])[metric]
+    return project.model.metrics(problem_of(project).truths(rows[:, 1]), rows[:, 0])[metric]
 
 
 def likelihood_ratio(gain: float, error: float, scale: float) -> float:

@@ -17,6 +17,7 @@ import polars as pl
 from ..core import files
 from ..core.project import Project
 from ..data.joined import as_rows
+from ..data.problem import problem_of
 from ..release.judgement import Candidate
 from ..training import tracking
 from .drift import CHUNK_ROWS, Column, Profile
@@ -130,21 +131,15 @@ def weigh(candidate: Candidate) -> dict[str, float]:
     return {name: value / whole for name, value in moved.items()}
 
 
-def truths(project: Project, labels: pl.Series | np.ndarray) -> pd.Series:
-    """Return labels as the metrics of model.py know them from training."""
-    told = pd.Series(np.asarray(labels, dtype="float64"))
-    return told.astype(bool) if project.data.SCHEMA[project.data.TARGET]["type"] == "boolean" else told
-
-
 def losses(project: Project, rows: pl.DataFrame) -> np.ndarray:
     """Return what each labelled row adds to the mean loss: of probabilities the squared, of numbers the plain distance."""
-    wrong = (rows["prediction"] - rows["label"]).to_numpy()
-    return wrong**2 if project.data.PROBLEM == "classification" else np.abs(wrong)
+    return problem_of(project).losses(rows["prediction"].to_numpy(), rows["label"].to_numpy())
 
 
 def primary(project: Project, rows: pl.DataFrame) -> float:
     """Return the primary metric on labelled rows; nan where it cannot be taken."""
-    truth = truths(project, rows["label"])
-    if project.data.PROBLEM == "classification" and truth.nunique() < 2:
+    problem = problem_of(project)
+    truth = problem.truths(rows["label"])
+    if not problem.measurable(truth):
         return float("nan")
     return project.model.metrics(truth, rows["prediction"].to_numpy())[project.model.PRIMARY]

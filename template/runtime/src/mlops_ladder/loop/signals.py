@@ -13,6 +13,7 @@ from scipy import stats
 from ..core import settings
 from ..core.errors import ProjectError
 from ..core.project import Project
+from ..data.problem import problem_of
 from ..release.gates import fairness
 from ..release.judgement import Release
 from . import drift
@@ -247,8 +248,8 @@ def estimate(watched: Watched, seen: Seen, conf: Monitoring) -> Found:
     near = np.searchsorted(before["prediction"].to_numpy(), values)
     near += generator.integers(-NEIGHBOURS, NEIGHBOURS + 1, len(near))
     twins = before[np.clip(near, 0, len(before) - 1)]
-    off = 0 if seen.project.data.PROBLEM == "classification" else values - twins["prediction"].to_numpy()
-    expected = pl.DataFrame({"prediction": values, "label": twins["label"].to_numpy() + off})
+    truth = problem_of(seen.project).moved(twins["label"].to_numpy(), values - twins["prediction"].to_numpy())
+    expected = pl.DataFrame({"prediction": values, "label": truth})
     return [
         lost("all", before, expected, 1, seen, conf, len(seen.any))
     ]  # a prediction counts once, however often its truth was drawn

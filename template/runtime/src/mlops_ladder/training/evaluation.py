@@ -1,5 +1,6 @@
 """What a candidate is worth: metrics on each split, beside the baseline and the champion, and plots."""
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -7,6 +8,7 @@ import pandas as pd
 
 from ..core.files import write_json
 from ..core.project import Project
+from ..data.problem import Binary, Problem, Regression, problem_of
 from . import handoff, recording
 from .pipeline import EVALUATION, FITTED, read_settings
 
@@ -39,8 +41,7 @@ def write(project: Project, fitted: Any, splits: dict[str, pd.DataFrame]) -> Non
         project, project.path(FITTED) / "model.skops", fitted, train, test, folder=project.path(EVALUATION)
     )
     some = np.random.default_rng(0).permutation(len(test))[:N_DRAWN]
-    drawings = classified if project.data.PROBLEM == "classification" else regressed
-    drawings(project, test[project.data.TARGET].to_numpy()[some], predicted["test"][some])
+    DRAWINGS[type(problem_of(project))](project, test[project.data.TARGET].to_numpy()[some], predicted["test"][some])
     figure = new_figure(6, 4)
     figure.subplots().barh(list(importance)[::-1], list(importance.values())[::-1])
     save(project, figure, "importance", f"{project.model.PRIMARY} lost when the column is shuffled", "")
@@ -86,6 +87,12 @@ def regressed(project: Project, truth: np.ndarray, predicted: np.ndarray) -> Non
         figure = new_figure(5, 4)
         figure.subplots().hexbin(predicted, values, gridsize=40, bins="log", cmap="Blues")
         save(project, figure, name, "prediction", label)
+
+
+DRAWINGS: dict[type[Problem], Callable[[Project, np.ndarray, np.ndarray], None]] = {
+    Binary: classified,
+    Regression: regressed,
+}
 
 
 def line(

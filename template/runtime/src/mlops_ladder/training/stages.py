@@ -15,6 +15,7 @@ from ..core.progress import say
 from ..core.project import Project
 from ..data import data_sets, ingest, store, validate, versions
 from ..data.data_sets import profile
+from ..data.problem import problem_of
 from . import evaluation, recording, tracking
 from .pipeline import FITTED, REGISTERED, SNAPSHOT, SPLIT, read_settings
 
@@ -72,7 +73,7 @@ def split_stage(project: Project) -> None:
     cuts = [str(moments[int(len(part) * share)]) for share in (1 - chosen.validation - chosen.test, 1 - chosen.test)]
     parts = cut(project, part, cuts)
     for name, some in parts.items():
-        if some.empty or (project.data.PROBLEM == "classification" and some[project.data.TARGET].nunique() < 2):
+        if some.empty or problem_of(project).absent(some[project.data.TARGET]):
             raise ProjectError(
                 f"the {name} split has {len(some)} rows and {some[project.data.TARGET].nunique()} classes: more data"
             )

@@ -4,13 +4,14 @@ import numpy as np
 import pandas as pd
 
 from ...core.project import Project
+from ...data.problem import problem_of
 from ..judgement import Candidate, Finding, Release
 
 SAME = 1e-9  # relative: the order of additions in a batch may differ, another row's value differs by more
 
 
 def check(candidate: Candidate, limits: Release) -> list[Finding]:
-    predicted, (low, high) = candidate.predicted, bounds(candidate.project)
+    predicted, (low, high) = candidate.predicted, problem_of(candidate.project).bounds
     shape, kinds = predicted.shape == (len(candidate.rows),), int(np.unique(predicted).size)
     order = np.random.default_rng(0).permutation(len(candidate.rows))
     again = candidate.predict(candidate.rows.iloc[order])
@@ -36,16 +37,8 @@ def check(candidate: Candidate, limits: Release) -> list[Finding]:
     ]
 
 
-def bounds(project: Project) -> tuple[float, float]:
-    """Return the least and the largest prediction that can be: a probability, or what SCHEMA says of the target."""
-    rule = project.data.SCHEMA[project.data.TARGET]
-    if project.data.PROBLEM == "classification":
-        return 0.0, 1.0
-    return rule.get("min", float("-inf")), rule.get("max", float("inf"))
-
-
 def possible(project: Project, values: np.ndarray) -> bool:
-    low, high = bounds(project)
+    low, high = problem_of(project).bounds
     return bool(values.size and np.isfinite(values).all() and low <= values.min() and values.max() <= high)
 
 
