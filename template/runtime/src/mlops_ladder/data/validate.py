@@ -24,6 +24,7 @@ from ..core.errors import ProjectError, Refused, UsageError
 from ..core.project import Project
 from . import data_sets, store
 from .joined import find_tables
+from .problem import problem_of
 from .rows import MAX_LENGTH
 
 PIPELINE_REPORT = Path("data/pipeline/validation.html")  # what dvc.yaml says this stage writes, and .json beside it
@@ -349,6 +350,7 @@ def check_schema(project: Project, schema: Schema) -> None:
     for where, wanted in {**named, "COLUMNS in features.py": project.features.COLUMNS}.items():
         if absent := [name for name in wanted if name not in columns]:
             raise ProjectError(f"{where} names {', '.join(absent)}, which SCHEMA in {file.name} does not describe")
+    problem_of(project)
     if columns[project.data.TIME].type != "time":
         raise ProjectError(
             f"TIME is {project.data.TIME}, in SCHEMA a {columns[project.data.TIME].type}: it must be a time"

@@ -23,6 +23,7 @@ from ..core import clock, files, progress, repository, settings
 from ..core.errors import Busy, ProjectError, Refused, Unmet, UsageError
 from ..core.project import Project
 from ..data import data_sets, feature_tables, store
+from ..data.problem import problem_of
 from ..release import approve, deploy, environments, gate, judgement, on_register
 from ..training import dvc_pipeline, pipeline, tracking, train
 from . import audit, experiment, prediction_log, triggers
@@ -299,9 +300,11 @@ def found_risks(project: Project, policy: Policy, version: str) -> list[str]:
     if champion is None:
         return ["there is no version in use to compare with"]
     risks = []
-    ours, theirs = candidate.predicted.mean(), champion.predicted.mean()
-    if abs(ours - theirs) > policy.risk.mean_shift:
-        risks.append(f"its mean prediction is {ours:.3f}, that of version {champion.version} {theirs:.3f}")
+    problem = problem_of(project)
+    before_it = problem.means(champion.predicted)
+    for name, ours in problem.means(candidate.predicted).items():
+        if abs(ours - (theirs := before_it[name])) > policy.risk.mean_shift:
+            risks.append(f"its {name} is {ours:.3f}, that of version {champion.version} {theirs:.3f}")
     before = client.get_run(tracking.find_version(client, chosen.model, champion.version).run_id)
     rows, rows_before = (one.data.metrics["train_rows"] for one in (candidate.run, before))
     if rows < policy.risk.fewer_rows * rows_before:

@@ -14,7 +14,8 @@ import pandas as pd
 from ..core.errors import ProjectError, UsageError
 from ..core.project import Project
 from ..data.joined import as_rows
-from ..data.rows import read_note
+from ..data.problem import problem_of
+from ..data.rows import as_answers, read_note
 from ..training.handoff import MODEL_FILE
 
 
@@ -25,6 +26,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(project: Project, options: argparse.Namespace) -> None:
+    problem_of(project)
     if options.output:
         ending(options.output)  # before the work, not after it
     fitted, note = load(project, options.model), read_note(options.model)
@@ -39,9 +41,10 @@ def run(project: Project, options: argparse.Namespace) -> None:
 
 
 def score(project: Project, table: pd.DataFrame, fitted: Any, note: dict[str, Any]) -> pd.DataFrame:
-    """Return TABLE with one more column, the prediction, named as the hand-off note says."""
+    """Return TABLE with the prediction, named as the hand-off note says, and of several classes a probability each."""
     rows = as_rows(project, table, note["columns"])
-    return table.assign(**{note["output"]: project.model.predict(fitted, project.features.build(rows))})
+    answers = as_answers(note, project.model.predict(fitted, project.features.build(rows)))
+    return table.assign(**{name: column.to_numpy() for name, column in answers.items()})
 
 
 def load(project: Project, file: Path) -> Any:

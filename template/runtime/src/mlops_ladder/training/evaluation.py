@@ -8,7 +8,7 @@ import pandas as pd
 
 from ..core.files import write_json
 from ..core.project import Project
-from ..data.problem import Binary, Problem, Regression, problem_of
+from ..data.problem import Binary, Multiclass, Problem, Regression, problem_of
 from . import handoff, recording
 from .pipeline import EVALUATION, FITTED, read_settings
 
@@ -22,8 +22,11 @@ N_PERMUTED = 2_000  # rows that importance is measured on: it varies by less tha
 def write(project: Project, fitted: Any, splits: dict[str, pd.DataFrame]) -> None:
     """Write metrics.json, HANDOFF.md and the plots into models/candidate/evaluation."""
     project.path(EVALUATION).mkdir(parents=True, exist_ok=True)
+    problem = problem_of(project)
     predicted = {
-        name: project.model.predict(fitted, project.features.build(rows[project.features.COLUMNS]))
+        name: problem.checked(
+            project.model.predict(fitted, project.features.build(rows[project.features.COLUMNS])), len(rows)
+        )
         for name, rows in splits.items()
     }
     train, test = splits["train"], splits["test"]
@@ -36,12 +39,14 @@ def write(project: Project, fitted: Any, splits: dict[str, pd.DataFrame]) -> Non
     importance = permuted(project, fitted, test, measured["test"][project.model.PRIMARY])
     champion = recording.measure_champion(project, read_settings(project), test)
     result = {"primary": project.model.PRIMARY, "metrics": measured, "champion": champion, "importance": importance}
+    if classes := problem.measured(test[project.data.TARGET], predicted["test"]):
+        result["classes"] = classes
     write_json(project.path(EVALUATION) / "metrics.json", result)
     handoff.write_note(
         project, project.path(FITTED) / "model.skops", fitted, train, test, folder=project.path(EVALUATION)
     )
     some = np.random.default_rng(0).permutation(len(test))[:N_DRAWN]
-    DRAWINGS[type(problem_of(project))](project, test[project.data.TARGET].to_numpy()[some], predicted["test"][some])
+    DRAWINGS[type(problem)](project, test[project.data.TARGET].to_numpy()[some], predicted["test"][some])
     figure = new_figure(6, 4)
     figure.subplots().barh(list(importance)[::-1], list(importance.values())[::-1])
     save(project, figure, "importance", f"{project.model.PRIMARY} lost when the column is shuffled", "")
@@ -79,6 +84,30 @@ def classified(project: Project, truth: np.ndarray, predicted: np.ndarray) -> No
     line(project, "calibration", means[0], means[1], "predicted rate", "rate that came true", [0, max(map(max, means))])
 
 
+def classes_drawn(project: Project, truth: np.ndarray, predicted: np.ndarray) -> None:
+    """Draw the confusion matrix and, a line a class, how often a probability came true."""
+    problem = problem_of(project)
+    told, names = problem.measured(pd.Series(truth), predicted) or {}, [str(name) for name in problem.classes]
+    figure = new_figure(5, 5)
+    axes, counts = figure.subplots(), np.array(told["confusion"])
+    axes.imshow(counts, cmap="Blues")
+    axes.set_xticks(range(len(names)), names, rotation=45, ha="right")
+    axes.set_yticks(range(len(names)), names)
+    for (row, column), count in np.ndenumerate(counts):
+        axes.annotate(f"{count:,}", (column, row), ha="center", va="center")
+    save(project, figure, "confusion", "predicted", "truth")
+    figure = new_figure(5, 4)
+    axes = figure.subplots()
+    for at, name in enumerate(names):
+        part = np.argsort(np.argsort(predicted[:, at])) * 10 // len(truth)
+        means = pd.DataFrame({"part": part, "predicted": predicted[:, at], "true": truth == problem.classes[at]})
+        means = means.groupby("part").mean()
+        axes.plot(means["predicted"], means["true"], marker="o", label=name)
+    axes.plot([0, 1], [0, 1], color="grey", linestyle=":")
+    axes.legend()
+    save(project, figure, "calibration", "predicted rate", "rate that came true")
+
+
 def regressed(project: Project, truth: np.ndarray, predicted: np.ndarray) -> None:
     for name, values, label in (
         ("residuals", truth - predicted, "truth minus prediction"),
@@ -91,6 +120,7 @@ def regressed(project: Project, truth: np.ndarray, predicted: np.ndarray) -> Non
 
 DRAWINGS: dict[type[Problem], Callable[[Project, np.ndarray, np.ndarray], None]] = {
     Binary: classified,
+    Multiclass: classes_drawn,
     Regression: regressed,
 }
 

@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from ..core.project import Project
+from ..data.problem import problem_of
 from ..data.rows import as_records
 
 MODEL_FILE = Path("models/model.skops")
@@ -37,7 +38,8 @@ def write_note(
 
     `held_out` are rows later than `train`: the note carries their metrics and one of them as the example.
     """
-    example = held_out[project.features.COLUMNS].head(1)
+    problem, example = problem_of(project), held_out[project.features.COLUMNS].head(1)
+    predicted = problem.checked(project.model.predict(fitted, project.features.build(example)), 1)
     trivial = project.model.baseline(train[project.data.TARGET], len(held_out))
     facts = {
         "model_file": file.name,
@@ -47,10 +49,8 @@ def write_note(
         "problem": project.data.PROBLEM,
         "columns": {name: project.data.SCHEMA[name] for name in project.features.COLUMNS},
         "output": project.model.OUTPUT,
-        "example": {
-            "row": as_records(example)[0],
-            "prediction": float(project.model.predict(fitted, project.features.build(example))[0]),
-        },
+        **({"classes": problem.classes} if problem.classes else {}),
+        "example": {"row": as_records(example)[0], **problem.noted(predicted[0])},
         "trained_on": period(project, train),
         "held_out": period(project, held_out),
         "metrics": project.model.metrics(
@@ -82,7 +82,7 @@ def page(facts: dict[str, Any]) -> str:
             "| --- | --- | --- | --- |",
             *columns,
             "",
-            f"Out: `{facts['output']}`, {facts['example']['prediction']:.6f} for the example.",
+            f"Out: `{facts['output']}`, {shown(facts['example'])} for the example.",
             "",
             "| metric | model | baseline |",
             "| --- | --- | --- |",
@@ -97,6 +97,14 @@ def page(facts: dict[str, Any]) -> str:
             "",
         ]
     )
+
+
+def shown(example: dict[str, Any]) -> str:
+    """Return the example's prediction for people."""
+    if "probabilities" not in example:
+        return f"{example['prediction']:.6f}"
+    each = ", ".join(f"`{name}` {value:.6f}" for name, value in example["probabilities"].items())
+    return f"{example['prediction']} ({each})"
 
 
 def period(project: Project, rows: pd.DataFrame) -> dict[str, Any]:

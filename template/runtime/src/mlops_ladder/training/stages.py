@@ -73,14 +73,24 @@ def split_stage(project: Project) -> None:
     cuts = [str(moments[int(len(part) * share)]) for share in (1 - chosen.validation - chosen.test, 1 - chosen.test)]
     parts = cut(project, part, cuts)
     for name, some in parts.items():
-        if some.empty or problem_of(project).absent(some[project.data.TARGET]):
+        if some.empty:
+            raise ProjectError(f"the {name} split has no rows: {mend(project)}")
+        if absent := problem_of(project).absent(some[project.data.TARGET]):
             raise ProjectError(
-                f"the {name} split has {len(some)} rows and {some[project.data.TARGET].nunique()} classes: more data"
+                f"the {name} split has {len(some):,} rows and none whose {project.data.TARGET} is "
+                f"{', '.join(map(str, absent))}: {mend(project)}"
             )
     counts = {name: len(some) for name, some in parts.items()}
     write_json(
         project.path(SPLIT), {"sample": chosen.sample, "cuts": cuts, "rows": counts, "profile": profile(project, rows)}
     )
+
+
+def mend(project: Project) -> str:
+    """Return what to do about a split that lacks rows or a class."""
+    listed = f", or take it out of values of {project.data.TARGET} in SCHEMA (data.py)"
+    more = listed if problem_of(project).classes else ""
+    return f"gather more data, or change validation and test, the shares of the rows, in conf/training.yml{more}"
 
 
 def train_stage(project: Project) -> None:
