@@ -1,5 +1,6 @@
 """The problem that PROBLEM in data.py names: the one object that decides wherever kinds of problem differ."""
 
+import zlib
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
@@ -67,6 +68,40 @@ class Problem(ABC):
             )
         return given
 
+    @property
+    def columns(self) -> list[str]:
+        """The columns of the prediction log, as it is read, from which a row is measured."""
+        return [f"probability_{at}" for at in range(len(self.classes))] or ["prediction"]
+
+    @property
+    def stored(self) -> dict[Any, float]:
+        """The number by which the prediction log stores each class: the same whatever other classes there are."""
+        return {name: number_of(name) for name in self.classes}
+
+    def logged(self, predicted: np.ndarray) -> dict[str, np.ndarray]:
+        """Return PREDICTED as the prediction log, read, has it: a column `prediction` and those of `columns`."""
+        return {"prediction": predicted.astype("float64")}
+
+    def numbers(self, truth: pd.Series) -> np.ndarray:
+        """Return labels as the prediction log, read, has them: numbers, or places among the classes; nan where there is none."""
+        return truth.astype("float64").to_numpy()
+
+    def drawn(self, truth: pd.Series) -> pd.Series:
+        """Return labels as numbers to draw the mean of: of several classes, whether it is the commonest."""
+        return truth.astype("float64")
+
+    def targets(self, labels: pd.Series) -> pd.Series:
+        """Return labels as the prediction log, read, has them in the type that the target has in training."""
+        return labels
+
+    def reliability(self, predicted: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return for each row what was predicted and what came true, which are the same on average where predictions are right."""
+        return predicted, truth
+
+    def agreement(self, predicted: np.ndarray, truth: np.ndarray) -> float:
+        """Return how well the stored predictions and labels go together, -1 to 1: 0 is by chance."""
+        return float(np.corrcoef(predicted, truth)[0, 1])
+
     def means(self, predicted: np.ndarray) -> dict[str, float]:
         """Return the mean prediction or, by name, that of each class."""
         return {"mean prediction": float(predicted.mean())}
@@ -133,6 +168,9 @@ class Binary(Problem):
     def truths(self, labels: Any) -> pd.Series:
         return super().truths(labels).astype(bool)
 
+    def targets(self, labels: pd.Series) -> pd.Series:
+        return labels >= 0.5 if self.rule["type"] == "boolean" else labels
+
     def measurable(self, truth: pd.Series) -> bool:
         return truth.nunique() == 2
 
@@ -174,6 +212,30 @@ class Multiclass(Problem):
     @property
     def labels(self) -> list[Any]:
         return self.classes
+
+    def logged(self, predicted: np.ndarray) -> dict[str, np.ndarray]:
+        each = {name: predicted[:, at] for at, name in enumerate(self.columns)}
+        return {"prediction": predicted.argmax(axis=1).astype("float64"), **each}
+
+    def numbers(self, truth: pd.Series) -> np.ndarray:
+        codes = self.codes(truth).astype("float64")
+        return np.where(codes < 0, np.nan, codes)
+
+    def drawn(self, truth: pd.Series) -> pd.Series:
+        return (truth == truth.mode().iloc[0]).astype("float64")
+
+    def targets(self, labels: pd.Series) -> pd.Series:
+        return labels.map(dict(enumerate(self.classes)))
+
+    def reliability(self, predicted: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The probability of the likeliest class, and whether it was that."""
+        return predicted.max(axis=1), (predicted.argmax(axis=1) == truth).astype("float64")
+
+    def agreement(self, predicted: np.ndarray, truth: np.ndarray) -> float:
+        """Cohen's kappa."""
+        known = np.unique([predicted, truth])
+        chance = sum(float((predicted == one).mean() * (truth == one).mean()) for one in known)
+        return (float((predicted == truth).mean()) - chance) / (1 - chance) if chance < 1 else 0.0
 
     def means(self, predicted: np.ndarray) -> dict[str, float]:
         return {f"mean probability of {name}": float(predicted[:, at].mean()) for at, name in enumerate(self.classes)}
@@ -230,6 +292,11 @@ class Multiclass(Problem):
             "accuracy": float(np.mean(codes == chosen)),
         }
         return {"labels": list(each), "macro": macro, "each": each, "confusion": confusion.tolist()}
+
+
+def number_of(name: Any) -> float:
+    """Return the number by which the prediction log stores class NAME."""
+    return float(zlib.crc32(str(name).encode()))
 
 
 def of_class(truth: np.ndarray, chosen: np.ndarray, probability: np.ndarray) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from ..data.problem import problem_of
 from ..release.judgement import in_use
 from ..serving import uptime
 from ..training import tracking
-from . import charts, experiment, prediction_log, triggers
+from . import charts, experiment, prediction_log, references, triggers
 from .monitor import REPORTS, moment
 from .prediction_log import FAILURES
 from .signals import SECONDS, Monitoring, quantile
@@ -156,7 +156,7 @@ class Day:
         self.seconds += np.bincount(np.searchsorted(SECONDS, seconds), minlength=len(self.seconds))
         self.versions.update(dict(answered.group_by("version").len().iter_rows()))
         self.arms.update(dict(answered.group_by("arm").len().iter_rows()))
-        lost = problem_of(self.project).losses(rows["prediction"].to_numpy(), rows["label"].to_numpy())
+        lost = references.losses(self.project, rows)
         rows = rows.with_columns(loss=pl.Series(lost, nan_to_null=True))
         answered, loss = rows.filter("answered"), pl.col("loss")
         for version, total, n in rows.group_by("version").agg(loss.sum(), loss.count().alias("n")).iter_rows():

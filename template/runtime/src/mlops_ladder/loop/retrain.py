@@ -428,9 +428,7 @@ def labelled(project: Project, until: datetime) -> pd.DataFrame:
         prediction_log.as_raw(project, found), cells=True
     )
     rows, labels = rows[[name for name in project.data.SCHEMA if name in rows]], found["label"].to_pandas()
-    rows[project.data.TARGET] = (
-        labels >= 0.5 if project.data.SCHEMA[project.data.TARGET]["type"] == "boolean" else labels
-    )
+    rows[project.data.TARGET] = problem_of(project).targets(labels)
     lacking = rows[[name for name in rows if not project.data.SCHEMA[name].get("null")]].isna()
     if n_left_out := lacking.any(axis=1).sum():
         names = ", ".join(lacking.columns[lacking.any()])
