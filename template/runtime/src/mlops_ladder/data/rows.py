@@ -44,6 +44,43 @@ def as_records(rows: pd.DataFrame) -> list[dict[str, Any]]:
     return json.loads(rows.to_json(orient="records", date_format="iso", date_unit="us", double_precision=15))
 
 
+def as_answers(note: dict[str, Any], predicted: np.ndarray) -> pd.DataFrame:
+    """Return what is answered to each row: PREDICTED under its name or, of several classes, the label and a probability a class."""
+    output, classes = note["output"], note.get("classes", [])
+    if not classes:
+        return pd.DataFrame({output: predicted})
+    likeliest = pd.Series(classes, dtype="object").iloc[predicted.argmax(axis=1)].reset_index(drop=True)
+    each = {probability_of(output, name): predicted[:, at] for at, name in enumerate(classes)}
+    return pd.DataFrame({output: likeliest, **each})
+
+
+def as_predictions(note: dict[str, Any], answers: pd.DataFrame) -> np.ndarray:
+    """Return what ANSWERS were made of, shape (n_rows,) or (n_rows, n_classes)."""
+    if classes := note.get("classes", []):
+        return answers[[probability_of(note["output"], name) for name in classes]].to_numpy("float64")
+    return answers.iloc[:, 0].to_numpy()
+
+
+def answered(answer: dict[str, Any]) -> list[Any]:
+    """Return the predictions in the body of an ANSWER of the service: a number, or the probabilities of the classes, a row."""
+    if "probabilities" in answer:
+        return [list(each.values()) for each in answer["probabilities"]]
+    return answer["predictions"]
+
+
+def noted_prediction(note: dict[str, Any]) -> np.ndarray:
+    """Return the prediction of the note's example, shape () or (n_classes,)."""
+    example = note["example"]
+    return np.array(
+        list(example["probabilities"].values()) if note.get("classes") else example["prediction"], "float64"
+    )
+
+
+def probability_of(output: str, name: Any) -> str:
+    """Return the column of the probability of class NAME."""
+    return f"{output}_{name}"
+
+
 def typed(table: pd.DataFrame, columns: dict[str, dict[str, Any]]) -> pd.DataFrame:
     """Return TABLE's `columns` in the types they had in training.
 

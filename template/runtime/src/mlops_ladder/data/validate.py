@@ -27,6 +27,7 @@ from ..core.nearest import check_file
 from ..core.project import Project
 from . import data_sets, split, store
 from .joined import find_tables
+from .problem import problem_of
 from .rows import MAX_LENGTH
 
 PIPELINE_REPORT = Path("data/pipeline/validation.html")  # what dvc.yaml says this stage writes, and .json beside it
@@ -378,3 +379,4 @@ def check_schema(project: Project, schema: Schema) -> None:
         raise ProjectError(f"TIME is {time}, in SCHEMA a {columns[time].type}: it must be a time, or None without one")
     if not project.features.COLUMNS:
         raise ProjectError("COLUMNS in features.py is empty: name one column of SCHEMA or more that build() reads")
+    problem_of(project)

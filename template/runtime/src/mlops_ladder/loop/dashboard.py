@@ -23,10 +23,11 @@ from ..core import files, settings
 from ..core.errors import ProjectError, UsageError
 from ..core.files import write_json
 from ..core.project import Project
+from ..data.problem import problem_of
 from ..release.judgement import in_use
 from ..serving import uptime
 from ..training import tracking
-from . import charts, experiment, prediction_log, triggers
+from . import charts, experiment, prediction_log, references, triggers
 from .monitor import REPORTS, moment
 from .prediction_log import FAILURES
 from .signals import SECONDS, Monitoring, quantile
@@ -157,8 +158,9 @@ class Day:
         self.seconds += np.bincount(np.searchsorted(SECONDS, seconds), minlength=len(self.seconds))
         self.versions.update(dict(answered.group_by("version").len().iter_rows()))
         self.arms.update(dict(answered.group_by("arm").len().iter_rows()))
-        off = pl.col("prediction") - pl.col("label")
-        loss = off**2 if self.project.data.PROBLEM == "classification" else off.abs()
+        lost = references.losses(self.project, rows)
+        rows = rows.with_columns(loss=pl.Series(lost, nan_to_null=True))
+        answered, loss = rows.filter("answered"), pl.col("loss")
         for version, total, n in rows.group_by("version").agg(loss.sum(), loss.count().alias("n")).iter_rows():
             self.lost[version] += total
             self.known[version] += n
@@ -326,4 +328,4 @@ def noon(day: str) -> datetime:
 
 def loss_name(project: Project) -> str:
     """Return what the loss is called that is drawn: the mean of `references.losses`."""
-    return "Brier score" if project.data.PROBLEM == "classification" else "mean absolute error"
+    return problem_of(project).loss

@@ -27,9 +27,10 @@ import pydantic
 from ..core import files, settings
 from ..core.errors import ProjectError, Refused, UsageError
 from ..core.project import Project
+from ..data.problem import problem_of
 from ..release import deploy, environments, judgement, releasing
 from ..training import tracking
-from . import audit, prediction_log
+from . import audit, prediction_log, references
 from .prediction_log import FAILURES, naive
 
 if TYPE_CHECKING:
@@ -498,6 +499,7 @@ def observe(project: Project, log: Any, state: State) -> tuple[Arm, Arm]:
     versions = {"shadow" if shadow else "challenger": state.challenger, "champion": state.champion}
     kept: dict[str, list[Any]] = {arm: [] for arm in versions}
     seconds: dict[str, list[np.ndarray]] = {arm: [] for arm in versions}
+    columns = problem_of(project).columns
     group, n_kept, asked = pl.col("entity").hash(seed=0) % GROUPS, 0, list[pl.DataFrame]()
     for chunk in log.frames(since=state.since):
         entities = chunk["entity"].unique().drop_nulls()
@@ -507,9 +509,9 @@ def observe(project: Project, log: Any, state: State) -> tuple[Arm, Arm]:
             belongs = shadow or ((trial if arm == "challenger" else ~trial) & somebody)
             rows = chunk.filter((pl.col("arm") == arm) & (pl.col("version") == version) & belongs)
             seconds[arm].append(rows.filter(pl.col("row") == 0)["seconds"].to_numpy())
-            rows = rows.filter(pl.col("label").is_not_null())
+            rows = rows.filter(pl.all_horizontal(pl.col("label", *columns).is_not_null()))
             asked += [rows] if arm == "challenger" else []
-            kept[arm].append(rows.select("request_id", "row", "at", "prediction", "label", group=group))
+            kept[arm].append(rows.select("request_id", "row", "at", *columns, "label", group=group))
             n_kept += len(rows)
         if n_kept > MOST:
             break
@@ -523,8 +525,9 @@ def observe(project: Project, log: Any, state: State) -> tuple[Arm, Arm]:
         theirs = theirs.filter(pl.col("at") <= ours["at"].max())
     instead = in_its_place(project, state, pl.concat(asked)) if state.mode == "canary" and len(ours) >= FEWEST else None
     if instead is not None:
-        theirs = ours.with_columns(prediction=pl.Series(instead))
-    cells, paired = pl.col("prediction", "label", "group").cast(pl.Float64), shadow or instead is not None
+        values = instead.reshape(len(instead), -1).T
+        theirs = ours.with_columns(*(pl.Series(*one) for one in zip(columns, values, strict=True)))
+    cells, paired = pl.col(*columns, "label", "group").cast(pl.Float64), shadow or instead is not None
     arms = [
         Arm(sum(map(len, took)), failed, np.concatenate(took)[-100_000:], rows.select(cells).to_numpy(), paired)
         for took, failed, rows in zip(seconds.values(), failures(log, state, versions), (ours, theirs), strict=True)
@@ -533,7 +536,7 @@ def observe(project: Project, log: Any, state: State) -> tuple[Arm, Arm]:
 
 
 def in_its_place(project: Project, state: State, logged: Any) -> np.ndarray | None:
-    """Return what the champion would have answered to the challenger's LOGGED rows, shape (n_rows,).
+    """Return what the champion would have answered to the challenger's LOGGED rows, shape (n_rows,) or (n_rows, n_classes).
 
     None where that cannot be told: the log does not hold all that was asked, or the challenger, asked again, does not
     give the answers that stand there. The versions are opened as their gates opened them.
@@ -553,7 +556,7 @@ def in_its_place(project: Project, state: State, logged: Any) -> np.ndarray | No
             judgement.predict(tracking.open_version(client, chosen.model, one), rows)
             for one in (state.challenger, state.champion)
         )
-        same = np.allclose(again, logged["prediction"].to_numpy(), rtol=1e-3, atol=1e-3)
+        same = np.allclose(again, references.predicted(project, logged), rtol=1e-3, atol=1e-3)
         return instead if same else None
     except Exception:  # noqa: BLE001 - then the callers of both are compared, which says less and is as true
         return None
@@ -623,16 +626,16 @@ def decide(project: Project, state: State, ours: Arm, theirs: Arm) -> tuple[str,
 def compare(project: Project, metric: str, ours: np.ndarray, theirs: np.ndarray) -> tuple[float, float] | None:
     """Return by how much OURS are better than THEIRS in METRIC, and the standard error; None when they are too few.
 
-    Rows are (prediction, label, group). The rows of an entity are alike, so the error is that of leaving out one group
+    Rows are (prediction or the probability of each class, label, group). The rows of an entity are alike, so the error is that of leaving out one group
     of entities after the other (delete-a-group jackknife), which holds for any metric.
     """
-    groups = np.union1d(ours[:, 2], theirs[:, 2])
+    groups = np.union1d(ours[:, -1], theirs[:, -1])
     if len(groups) < FEWEST or min(len(ours), len(theirs)) < FEWEST:
         return None
     sign = 1 if project.model.HIGHER_IS_BETTER[metric] else -1
 
     def gain(left_out: float) -> float:
-        mine, other = (measure(project, metric, rows[rows[:, 2] != left_out]) for rows in (ours, theirs))
+        mine, other = (measure(project, metric, rows[rows[:, -1] != left_out]) for rows in (ours, theirs))
         return sign * (mine - other)
 
     try:
@@ -646,10 +649,8 @@ def compare(project: Project, metric: str, ours: np.ndarray, theirs: np.ndarray)
 
 
 def measure(project: Project, metric: str, rows: np.ndarray) -> float:
-    import pandas as pd
-
-    truth = pd.Series(rows[:, 1]).astype(bool if project.data.PROBLEM == "classification" else float)
-    return project.model.metrics(truth, rows[:, 0])[metric]
+    predicted = rows[:, :-2] if rows.shape[1] > 3 else rows[:, 0]
+    return project.model.metrics(problem_of(project).truths(rows[:, -2]), predicted)[metric]
 
 
 def likelihood_ratio(gain: float, error: float, scale: float) -> float:

@@ -29,6 +29,7 @@ from ..core import files
 from ..core.errors import ProjectError, Refused, UsageError
 from ..core.nearest import check_file
 from ..core.project import Project
+from ..data.problem import problem_of
 from ..data.rows import TRUTH, as_kind
 from ..serving.score import ending, read_file
 from . import audit
@@ -85,8 +86,11 @@ def run(project: Project, options: argparse.Namespace) -> None:
     outcomes = ", ".join(f"{n:,} {outcome}" for outcome, n in done.items()) or "there are none"
     print(json.dumps(done) if options.json else f"labels of {options.source}: {outcomes}")
     if n_wrong := done["out_of_range"]:
+        wrong = dict.fromkeys(str(one["label"]) for one in given if not allowed(project, number_in(log, one["label"])))
+        such = f" ({', '.join([*wrong][:5])})" if log.problem.classes and wrong else ""
         raise Refused(
-            f"{n_wrong:,} labels are no {project.data.TARGET} that SCHEMA in data.py allows: mend them at their source"
+            f"{n_wrong:,} labels are no {project.data.TARGET} that SCHEMA in data.py allows{such}: "
+            "mend them at their source"
         )
 
 
@@ -94,7 +98,10 @@ def read(file: Path, log: PredictionLog) -> Iterator[dict[str, Any]]:
     """Yield the labels in FILE; an empty cell is no label."""
     keys = [log.project.data.KEY] if isinstance(log.project.data.KEY, str) else list(log.project.data.KEY)
     text = {"type": "text"}
-    table = read_file(file, {"request_id": text, "at": text, **{name: log.project.data.SCHEMA[name] for name in keys}})
+    labels = {name: {"type": "text"} for name in (log.project.data.TARGET, "label") if log.problem.classes}
+    table = read_file(
+        file, {**labels, "request_id": text, "at": text, **{name: log.project.data.SCHEMA[name] for name in keys}}
+    )
     column = next((name for name in (log.project.data.TARGET, "label") if name in table), None)
     by_request = "request_id" in table and "request_id" not in keys
     if column is None or not (by_request or set(keys) <= set(table)):
@@ -129,7 +136,12 @@ def read(file: Path, log: PredictionLog) -> Iterator[dict[str, Any]]:
 
 
 def as_labels(project: Project, given: pd.Series) -> pd.Series:
-    """Return labels as float64, true as 1 where the target is true or false; what is none is missing."""
+    """Return labels as float64, true as 1 where the target is true or false; what is none is missing.
+
+    Of several classes they stay as they are.
+    """
+    if problem_of(project).classes:
+        return given.astype("object")
     if project.data.SCHEMA[project.data.TARGET]["type"] == "boolean":
         given = given.map(lambda cell: TRUTH.get(cell, cell) if isinstance(cell, str) else cell).astype("object")
         given = given.map(lambda cell: float(cell) if isinstance(cell, bool | np.bool_) else cell)
@@ -195,7 +207,7 @@ class Delivery:
         self.pairs: list[tuple[float, float]] = []
         self.given: list[dict[str, Any]] = []
         for key, one in zip(self.keys, given, strict=True):
-            at, label = naive(one.get("at") or self.received), one["label"]
+            at, label = naive(one.get("at") or self.received), number_in(log, one["label"])
             told = {"key": key, "at": at, "label": label, "source": source, "received": self.received}
             self.given.append(told)
             before = there.get(key)
@@ -291,7 +303,7 @@ def objection(portions: Iterable[Delivery]) -> str:
     for some in (pairs, pairs + one.before(since, RECENT - len(pairs))):
         predicted, labels = np.array(some).reshape(-1, 2).T
         if len(labels) > SIGMAS**2 and predicted.std() and labels.std():
-            found = float(np.corrcoef(predicted, labels)[0, 1])
+            found = one.log.problem.agreement(predicted, labels)
             if found < -max(conf.against, SIGMAS / math.sqrt(len(labels))):
                 return (
                     f"the labels say the opposite of the predictions (correlation {found:.2f} in {len(labels):,} rows)"
@@ -299,9 +311,17 @@ def objection(portions: Iterable[Delivery]) -> str:
     return ""
 
 
+def number_in(log: PredictionLog, label: Any) -> Any:
+    """Return LABEL as the log stores it; one that is no class stays as it is."""
+    known = {str(name): number for name, number in log.problem.stored.items()}
+    return known.get(str(label), label)
+
+
 def allowed(project: Project, label: Any) -> bool:
     """Return whether SCHEMA allows LABEL as the target."""
     rule = project.data.SCHEMA[project.data.TARGET]
+    if numbers := problem_of(project).stored:
+        return label in numbers.values()
     if isinstance(label, str) or not isinstance(label, float | int | np.number | np.bool_):
         return False
     if rule["type"] == "boolean":

@@ -21,6 +21,7 @@ import pandas as pd
 from ..core import settings
 from ..core.errors import ProjectError, UsageError
 from ..core.project import Project
+from ..data.problem import problem_of
 from ..data.rows import as_records
 from ..release import judgement
 from ..release.gates import quality
@@ -95,14 +96,15 @@ def measure(project: Project, before: str, after: str) -> dict[str, Any]:
     rows, truth = candidate.rows, candidate.truth
     theirs, ours = judgement.predict(old, rows), candidate.predicted
     decide = limits.fairness.decide
-    moved = np.abs(ours - theirs)
+    problem, moved = problem_of(project), np.abs(ours - theirs)
+    otherwise = problem.decided(ours, decide) != problem.decided(theirs, decide)
     told: dict[str, Any] = {
         "before": before,
         "after": after,
         "rows": len(rows),
         "mean_change": float(moved.mean()),
         "largest_change": float(moved.max()),
-        "churn": float(((ours >= decide) != (theirs >= decide)).mean()),  # decided otherwise
+        "churn": float(otherwise.mean()),
         "decided_at": decide,
         "gain": gains(project, truth, ours, theirs),
         "slices": [],
@@ -112,7 +114,7 @@ def measure(project: Project, before: str, after: str) -> dict[str, Any]:
         for value, where in rows.groupby(column, dropna=False).indices.items():
             if len(where) >= limits.slices.rows:
                 gain = gains(project, truth.iloc[where], ours[where], theirs[where])[project.model.PRIMARY]
-                churn = float(((ours[where] >= decide) != (theirs[where] >= decide)).mean())
+                churn = float(otherwise[where].mean())
                 told["slices"].append({"slice": f"{column} {value}", "rows": len(where), "gain": gain, "churn": churn})
     told["slices"].sort(key=lambda one: one["gain"])
     for edge in fed_by_main(project, chosen.model):
@@ -140,7 +142,7 @@ def follow(project: Project, edge: Edge, rows: pd.DataFrame, fed: np.ndarray) ->
     second = resolve(project, edge.second)
     columns = second.contract.columns
     absent = {name: second.example[name] for name in columns if name not in rows and name != edge.column}
-    given = rows.assign(**absent, **{edge.column: fed})[[*columns]]
+    given = rows.assign(**absent, **{edge.column: problem_of(project).fed(fed)})[[*columns]]
     given = given.dropna(subset=[name for name in columns if not columns[name].get("null") and name != edge.column])
     try:
         parsed = second.contract.parse(json.dumps(as_records(given)).encode())

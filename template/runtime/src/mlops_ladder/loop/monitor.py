@@ -28,10 +28,11 @@ from ..core import files, settings
 from ..core.errors import ProjectError, Refused, UsageError
 from ..core.files import write_json
 from ..core.project import Project
+from ..data.problem import problem_of
 from ..release.judgement import in_use
 from ..training import tracking
 from . import charts, prediction_log, references, triggers
-from .references import losses
+from .references import losses, predicted
 from .signals import Monitoring, Seen, Watched, evaluate, slices
 
 if TYPE_CHECKING:
@@ -120,7 +121,7 @@ def measure(
         "version": version,
         "signals": signals,
         "causes": causes(project, signals, windows, conf),
-        "curve": curve(seen.labelled),
+        "curve": curve(project, seen.labelled),
         "file": str(project.path(REPORTS) / f"{until:%Y%m%dT%H%M%S}{until.microsecond // 1000:03}Z.html"),
     }
     report["cpu_seconds"] = round(time.process_time() - started, 2)
@@ -174,10 +175,12 @@ def slices_to_blame(project: Project, seen: Seen, conf: Monitoring) -> Iterator[
             yield {"what": f"slice {name}", "contribution": float(min(part, 1) - size), "why": why}
 
 
-def curve(rows: pl.DataFrame) -> list[tuple[float, ...]]:
-    """Return mean prediction and mean truth of each tenth of the labelled rows, by prediction."""
+def curve(project: Project, rows: pl.DataFrame) -> list[tuple[float, ...]]:
+    """Return mean prediction and mean truth of each tenth of the labelled rows, by prediction; of several classes the likeliest."""
     if len(rows) < 10:
         return []
+    told, came = problem_of(project).reliability(predicted(project, rows), rows["label"].to_numpy())
+    rows = pl.DataFrame({"prediction": told, "label": came})
     tenths = rows.sort("prediction").with_columns(tenth=pl.int_range(pl.len()) * 10 // pl.len())
     return tenths.group_by("tenth", maintain_order=True).mean().select("prediction", "label").rows()
 

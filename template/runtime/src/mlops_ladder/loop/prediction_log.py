@@ -30,6 +30,7 @@ from ..core.errors import ProjectError
 from ..core.project import Project
 from ..data import rows, split
 from ..data.feature_tables import text
+from ..data.problem import problem_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -70,6 +71,7 @@ PREDICTIONS = sql.Table(
     sql.Column("prediction", sql.Double, nullable=False),
     sql.Column("seconds", sql.Double, nullable=False),
     sql.Column("inputs", sql.Text, nullable=False),
+    sql.Column("probabilities", sql.Text),  # of several classes, JSON; the likeliest one's number is `prediction`
     sql.UniqueConstraint("request_id", "row", "arm"),
     sqlite_autoincrement=True,
 )
@@ -133,6 +135,7 @@ JOINED = sql.select(
     *(PREDICTIONS.c[name] for name in COLUMNS),
     TRUTH,
     sql.func.coalesce(_by_key.c.at, _by_id.c.at),
+    PREDICTIONS.c.probabilities,
     PREDICTIONS.c.inputs,
 ).select_from(PREDICTIONS.outerjoin(_by_key, _by_key.c.key == PREDICTIONS.c.key).outerjoin(_by_id, _by_id.c.key == _id))
 _asked = sql.func.rtrim(sql.func.rtrim(LABELS.c.key, "0123456789"), "/")  # of REQUEST_ID/ROW: an index finds it
@@ -216,7 +219,7 @@ class PredictionLog:
         self.project = project
         if settings.PASSWORD.search(conf.url):
             raise ProjectError("conf/prediction_log.yml: url holds a password: write ${NAME} and set NAME outside")
-        self.conf, self.made = conf, False
+        self.conf, self.made, self.problem = conf, False, problem_of(project)
         try:
             address = sql.make_url(settings.anchored(project, settings.expand(conf.url)))
             kind = address.get_backend_name()
@@ -276,6 +279,10 @@ class PredictionLog:
                 with self.engine.connect() as connection:
                     connection.exec_driver_sql(self.lock)  # two that start at once would both make the tables
                     KNOWN.create_all(connection)
+                    if "probabilities" not in {
+                        one["name"] for one in sql.inspect(connection).get_columns("predictions")
+                    }:
+                        connection.exec_driver_sql("ALTER TABLE predictions ADD COLUMN probabilities TEXT")
                     connection.commit()
                 self.made = True
             elif self.file and not self.file.is_file():
@@ -343,6 +350,7 @@ class PredictionLog:
             "prediction": row["prediction"],
             "seconds": row.get("seconds", 0.0),
             "inputs": inputs,
+            "probabilities": to_json(row["probabilities"]).decode() if "probabilities" in row else None,
         }
 
     def put(self, connection: sql.Connection, table: sql.Table, rows: Sequence[Row]) -> None:
@@ -394,10 +402,18 @@ class PredictionLog:
         kinds: dict[str, Any] = {"number": pl.Float64, "boolean": pl.Boolean, "time": pl.Datetime("us")}
         types = {"row": pl.Int64, "answered": pl.Boolean} | dict.fromkeys(["at", "labelled_at"], pl.Datetime("us"))
         types |= dict.fromkeys(["prediction", "seconds", "label"], pl.Float64)
-        _, *columns, inputs = zip(*rows, strict=True)
-        told = [
-            pl.Series(name, column, types.get(name, pl.String)) for name, column in zip(NAMES, columns, strict=True)
-        ]
+        _, *columns, probabilities, inputs = zip(*rows, strict=True)
+        given: dict[str, Any] = dict(zip(NAMES, columns, strict=True))
+        if names := self.problem.classes:
+            place = {number: at for at, number in enumerate(self.problem.stored.values())}
+            given |= {name: [place.get(one) for one in given[name]] for name in ("prediction", "label")}
+            each = [json.loads(one) if one else {} for one in probabilities]
+            given |= {
+                column: [one.get(str(name), 0.0) if one else None for one in each]
+                for column, name in zip(self.problem.columns, names, strict=True)
+            }
+            types |= dict.fromkeys(self.problem.columns, pl.Float64)
+        told = [pl.Series(name, column, types.get(name, pl.String)) for name, column in given.items()]
         shape = pl.Struct({name: kinds.get(rule["type"], pl.String) for name, rule in self.columns.items()})
         logged = pl.Series("inputs", inputs, pl.String).str.json_decode(shape).struct.unnest()
         return pl.DataFrame(told).hstack(logged.rename({one: f"input_{one}" for one in logged.columns if one in NAMES}))
@@ -495,7 +511,7 @@ def as_sent(project: Project, found: pl.DataFrame) -> pl.DataFrame:
     theirs = {
         f"input_{name}": name for name in NAMES if name in project.data.SCHEMA and f"input_{name}" in found.columns
     }
-    return found.drop(theirs.values()).rename(theirs)
+    return found.drop([*theirs.values()], strict=False).rename(theirs)
 
 
 def plain(given: Any) -> str:

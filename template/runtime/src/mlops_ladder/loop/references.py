@@ -19,6 +19,7 @@ import polars as pl
 from ..core import files
 from ..core.project import Project
 from ..data.joined import as_rows
+from ..data.problem import problem_of
 from ..release.judgement import Candidate
 from ..training import tracking
 from .drift import CHUNK_ROWS, Column, Profile
@@ -92,12 +93,14 @@ def gather(candidate: Candidate) -> tuple[pl.DataFrame, dict[str, Any]]:
     """Return the held-out rows with predictions, and all else that is kept of a version."""
     learned = as_table(candidate, candidate.splits["train"])
     profile = Profile.of(lambda: learned.iter_slices(CHUNK_ROWS))
+    problem = problem_of(candidate.project)
     held_out = as_table(candidate, candidate.rows).with_columns(
-        prediction=pl.Series(candidate.predicted, dtype=pl.Float64),
-        label=pl.Series(candidate.truth.astype("float64").to_numpy()),
+        *(pl.Series(name, values, pl.Float64) for name, values in problem.logged(candidate.predicted).items()),
+        label=pl.Series(problem.numbers(candidate.truth)),
     )
-    predictions = Column.of(held_out["prediction"])
-    predictions.add(held_out["prediction"])
+    answers = answered(candidate.project, held_out)
+    predictions = Column.of(answers)
+    predictions.add(answers)
     return held_out, {
         "trained_before": candidate.run.data.params["trained_before"],
         "inputs": profile.as_dict(),
@@ -132,21 +135,29 @@ def weigh(candidate: Candidate) -> dict[str, float]:
     return {name: value / whole for name, value in moved.items()}
 
 
-def truths(project: Project, labels: pl.Series | np.ndarray) -> pd.Series:
-    """Return labels as the metrics of model.py know them from training."""
-    told = pd.Series(np.asarray(labels, dtype="float64"))
-    return told.astype(bool) if project.data.SCHEMA[project.data.TARGET]["type"] == "boolean" else told
+def answered(project: Project, rows: pl.DataFrame) -> pl.Series:
+    """Return the predictions of logged ROWS as their drift is measured: numbers, or the names of classes."""
+    names = [str(name) for name in problem_of(project).classes]
+    if not names:
+        return rows["prediction"]
+    return pl.Series("prediction", [None if at is None else names[int(at)] for at in rows["prediction"]], pl.String)
+
+
+def predicted(project: Project, rows: pl.DataFrame) -> np.ndarray:
+    """Return the predictions of logged ROWS as the metrics of model.py take them, shape (n_rows,) or (n_rows, n_classes)."""
+    problem = problem_of(project)
+    return rows[problem.columns].to_numpy() if problem.classes else rows["prediction"].to_numpy()
 
 
 def losses(project: Project, rows: pl.DataFrame) -> np.ndarray:
     """Return what each labelled row adds to the mean loss: of probabilities the squared, of numbers the plain distance."""
-    wrong = (rows["prediction"] - rows["label"]).to_numpy()
-    return wrong**2 if project.data.PROBLEM == "classification" else np.abs(wrong)
+    return problem_of(project).losses(predicted(project, rows), rows["label"].to_numpy())
 
 
 def primary(project: Project, rows: pl.DataFrame) -> float:
     """Return the primary metric on labelled rows; nan where it cannot be taken."""
-    truth = truths(project, rows["label"])
-    if project.data.PROBLEM == "classification" and truth.nunique() < 2:
+    problem = problem_of(project)
+    truth = problem.truths(rows["label"])
+    if not problem.measurable(truth):
         return float("nan")
-    return project.model.metrics(truth, rows["prediction"].to_numpy())[project.model.PRIMARY]
+    return project.model.metrics(truth, predicted(project, rows))[project.model.PRIMARY]

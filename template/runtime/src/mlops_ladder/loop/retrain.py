@@ -25,6 +25,7 @@ from ..core import clock, files, progress, repository, settings
 from ..core.errors import Busy, ProjectError, Refused, Unmet, UsageError
 from ..core.project import Project
 from ..data import data_sets, feature_tables, split, store
+from ..data.problem import problem_of
 from ..release import approve, deploy, environments, gate, judgement, on_register
 from ..training import dvc_pipeline, pipeline, tracking, train
 from . import audit, experiment, prediction_log, triggers
@@ -303,9 +304,11 @@ def found_risks(project: Project, policy: Policy, version: str) -> list[str]:
     if champion is None:
         return ["there is no version in use to compare with"]
     risks = []
-    ours, theirs = candidate.predicted.mean(), champion.predicted.mean()
-    if abs(ours - theirs) > policy.risk.mean_shift:
-        risks.append(f"its mean prediction is {ours:.3f}, that of version {champion.version} {theirs:.3f}")
+    problem = problem_of(project)
+    before_it = problem.means(champion.predicted)
+    for name, ours in problem.means(candidate.predicted).items():
+        if abs(ours - (theirs := before_it[name])) > policy.risk.mean_shift:
+            risks.append(f"its {name} is {ours:.3f}, that of version {champion.version} {theirs:.3f}")
     before = client.get_run(tracking.find_version(client, chosen.model, champion.version).run_id)
     rows, rows_before = (one.data.metrics["train_rows"] for one in (candidate.run, before))
     if rows < policy.risk.fewer_rows * rows_before:
@@ -430,9 +433,7 @@ def labelled(project: Project, until: datetime) -> pd.DataFrame:
         prediction_log.as_raw(project, found), cells=True
     )
     rows, labels = rows[[name for name in project.data.SCHEMA if name in rows]], found["label"].to_pandas()
-    rows[project.data.TARGET] = (
-        labels >= 0.5 if project.data.SCHEMA[project.data.TARGET]["type"] == "boolean" else labels
-    )
+    rows[project.data.TARGET] = problem_of(project).targets(labels)
     lacking = rows[[name for name in rows if not project.data.SCHEMA[name].get("null")]].isna()
     if n_left_out := lacking.any(axis=1).sum():
         names = ", ".join(lacking.columns[lacking.any()])

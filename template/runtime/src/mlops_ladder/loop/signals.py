@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 from typing import Any, Literal
@@ -16,11 +17,12 @@ from ..core import settings
 from ..core.errors import ProjectError
 from ..core.project import Project
 from ..data import split
+from ..data.problem import problem_of
 from ..release.gates import fairness
 from ..release.judgement import Release
 from . import drift
 from .prediction_log import as_sent
-from .references import Reference, primary
+from .references import Reference, answered, predicted, primary
 
 N_KEPT = 100_000  # rows of a window, picked at random, on which is measured what cannot be counted
 N_DRAWN = 2_000  # rows of each resample; the spread of all rows follows from theirs
@@ -65,7 +67,8 @@ class Seen:
     def __init__(
         self, project: Project, reference: Reference, since: datetime, until: datetime, settled: datetime
     ) -> None:
-        self.project = project
+        self.project, self.problem = project, problem_of(project)
+        self.kept = [*dict.fromkeys(["prediction", *self.problem.columns])]
         self.reference, self.since, self.until, self.settled = reference, since, until, settled
         self.inputs, self.predictions = reference.inputs.empty(), reference.predictions.empty()
         self.seconds = np.zeros(len(SECONDS) + 1, dtype=np.int64)
@@ -97,9 +100,11 @@ class Seen:
         self.hours = pl.concat([self.hours, hours]).group_by("hour").agg(pl.col("len").sum())
         version = chunk["version"] == self.reference.version
         mine = chunk.filter(version)
-        self.predictions.add(mine["prediction"])
-        self.any = keep(self.any, mine.select("prediction"), self.generators[0])
-        known = sent.with_columns(chunk["prediction"], chunk["label"]).filter(version & chunk["label"].is_not_null())
+        self.predictions.add(answered(self.project, mine))
+        whole = mine.filter(pl.all_horizontal(pl.col(self.kept).is_not_null()))
+        self.any = keep(self.any, whole.select(self.kept), self.generators[0])
+        there = version & pl.all_horizontal(pl.col(["label", *self.kept]).is_not_null())
+        known = sent.with_columns(chunk[[*self.kept, "label"]]).filter(there)
         self.n_truths += len(known)
         self.labelled = keep(self.labelled, known, self.generators[1])
 
@@ -203,7 +208,7 @@ def lost(
     n_rows: int = 0,
 ) -> dict[str, Any]:
     """Return by how much the primary metric is worse than BEFORE, the held-out rows of NAME; below 0 it is better."""
-    before, now = (rows.select("label", "prediction") for rows in (before, now))
+    before, now = (rows.select("label", *seen.kept) for rows in (before, now))
     then, live = primary(seen.project, before), primary(seen.project, now)
     known = f"spread of {seen.project.model.PRIMARY}, {name}, {conf.resamples} resamples"
     measured = functools.partial(primary, seen.project)
@@ -248,36 +253,42 @@ def estimate(watched: Watched, seen: Seen, conf: Monitoring) -> Found:
     """
     need(len(seen.any), f"predictions of version {seen.reference.version}", conf)
     before, generator = seen.reference.held_out.sort("prediction"), np.random.default_rng(0)
-    values = np.tile(seen.any["prediction"].to_numpy(), N_TRUTHS if len(seen.any) < N_KEPT else 1)
-    near = np.searchsorted(before["prediction"].to_numpy(), values)
-    near += generator.integers(-NEIGHBOURS, NEIGHBOURS + 1, len(near))
+    live = pl.concat([seen.any.select(seen.kept)] * (N_TRUTHS if len(seen.any) < N_KEPT else 1))
+    if seen.problem.classes:
+        near = alike(predicted(seen.project, before), predicted(seen.project, live), generator)
+    else:
+        near = np.searchsorted(before["prediction"].to_numpy(), live["prediction"].to_numpy())
+        near += generator.integers(-NEIGHBOURS, NEIGHBOURS + 1, len(near))
     twins = before[np.clip(near, 0, len(before) - 1)]
-    off = 0 if seen.project.data.PROBLEM == "classification" else values - twins["prediction"].to_numpy()
-    expected = pl.DataFrame({"prediction": values, "label": twins["label"].to_numpy() + off})
+    truth = seen.problem.moved(twins["label"].to_numpy(), (live["prediction"] - twins["prediction"]).to_numpy())
+    expected = live.with_columns(label=pl.Series(truth))
     return [
         lost("all", before, expected, 1, seen, conf, len(seen.any))
     ]  # a prediction counts once, however often its truth was drawn
 
 
+def alike(before: np.ndarray, live: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """Return, for each row of probabilities LIVE, one of the nearest rows of BEFORE, picked at random."""
+    from scipy.spatial import cKDTree
+
+    n = min(2 * NEIGHBOURS + 1, len(before))
+    nearest = cKDTree(before).query(live, k=[*range(1, n + 1)])[1]
+    return nearest[np.arange(len(live)), generator.integers(n, size=len(live))]
+
+
 def calibration(watched: Watched, seen: Seen, conf: Monitoring) -> Found:
     """Return how far the mean prediction is from the mean truth."""
     need(len(seen.labelled), "labelled rows", conf)
-    wrong = (seen.labelled["prediction"] - seen.labelled["label"]).to_numpy()
+    told, came = seen.problem.reliability(predicted(seen.project, seen.labelled), seen.labelled["label"].to_numpy())
+    wrong = told - came
     return [{"now": float(wrong.mean())} | about(abs(wrong.mean()), wrong.std() / np.sqrt(len(wrong)), 1, conf)]
 
 
 def fair(watched: Watched, seen: Seen, conf: Monitoring) -> Found:
     """Return the largest difference of a rate between the groups of behaviour.py, measured as the gate does."""
-    known = fairness.measures(settings.read(seen.project, "release", Release).fairness.decide)
-    if watched.metric not in known:
+    decide = settings.read(seen.project, "release", Release).fairness.decide
+    if watched.metric not in (known := fairness.measures(decide)):
         raise ProjectError(f"conf/monitoring.yml: metric {watched.metric} is none of {', '.join(known)}")
-    metric = known[watched.metric]
-
-    def difference(rows: pl.DataFrame) -> float:
-        truth, predicted, group = (rows[name].to_numpy() for name in ("label", "prediction", "group"))
-        rates = [metric(truth[group == one], predicted[group == one]) for one in np.unique(group)]
-        return float(np.nanmax(rates) - np.nanmin(rates))
-
     need(len(seen.labelled), "labelled rows", conf)
     try:
         groups = fairness.declared(seen.project, seen.labelled.to_pandas())
@@ -285,15 +296,27 @@ def fair(watched: Watched, seen: Seen, conf: Monitoring) -> Found:
         raise Unmeasurable(f"behaviour.py groups by {error}, which is not logged") from None
     if not groups:
         raise Unmeasurable("not declared: groups() in behaviour.py gives none")
-    found = []
-    for title, group in groups.items():
-        rows = seen.labelled.select("label", "prediction", group=pl.Series(group.astype(str).factorize()[0]))
+    found, truth = [], seen.problem.truths(seen.labelled["label"])
+    outcomes = seen.problem.outcomes(truth, predicted(seen.project, seen.labelled), decide)
+    for (title, group), outcome in itertools.product(groups.items(), outcomes):
+        metric = fairness.measures(outcome.decide)[watched.metric]
+        difference = functools.partial(furthest, metric)
+        pairs = {"label": outcome.truth, "prediction": fairness.compared(outcome, watched.metric)}
+        rows = pl.DataFrame(pairs | {"group": group.astype(str).factorize()[0]})
         rows = rows.filter(pl.len().over("group") >= conf.rows)
         told: dict[str, Any] = {"value": None, "why": f"fewer than two groups with {conf.rows:,} labelled rows"}
         if rows["group"].n_unique() > 1:
             told = about(difference(rows), spread(difference, rows, conf), 1, conf)
-        found.append({"slice": title, "metric": watched.metric} | told)
+        name = f"{title}, {outcome.name}" if outcome.name else str(title)
+        found.append({"slice": name, "metric": watched.metric} | told)
     return found
+
+
+def furthest(metric: fairness.Measure, rows: pl.DataFrame) -> float:
+    """Return the largest difference of METRIC between the groups of ROWS."""
+    truth, said, group = (rows[name].to_numpy() for name in ("label", "prediction", "group"))
+    rates = [metric(truth[group == one], said[group == one]) for one in np.unique(group)]
+    return float(np.nanmax(rates) - np.nanmin(rates))
 
 
 def staleness(watched: Watched, seen: Seen, conf: Monitoring) -> Found:

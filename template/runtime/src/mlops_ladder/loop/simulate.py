@@ -32,7 +32,8 @@ from ..core.errors import ProjectError, UsageError
 from ..core.progress import say
 from ..core.project import Project
 from ..data import feature_tables, split
-from ..data.rows import as_records
+from ..data.problem import problem_of
+from ..data.rows import answered, as_records
 from ..release import judgement
 from ..training import tracking
 from . import charts, experiment, prediction_log, signals, triggers
@@ -177,7 +178,8 @@ class Replay:
     def __init__(self, project: Project, options: argparse.Namespace, rows: pd.DataFrame, moments: pd.Series) -> None:
         self.project, self.moments = project, moments
         self.options, self.rows, self.draw = options, rows, random.Random(options.seed)
-        self.predicted = np.full(len(rows), np.nan)  # where nothing was answered
+        self.problem = problem_of(project)
+        self.predicted = np.full(self.problem.shape(len(rows)), np.nan)  # where nothing was answered
         self.versions = np.full(len(rows), None, dtype=object)
         self.counts: Counter[str] = Counter()
         self.turns: list[dict[str, Any]] = []
@@ -229,13 +231,17 @@ class Replay:
         self.counts[f"requests answered {answer.status_code}"] += 1
         if answer.status_code == 200:
             said = answer.json()
-            self.predicted[number], self.versions[number] = said["predictions"][0], said["model_version"]
+            self.predicted[number], self.versions[number] = answered(said)[0], said["model_version"]
+
+    @property
+    def unanswered(self) -> np.ndarray:
+        return np.isnan(self.predicted).reshape(len(self.rows), -1).any(axis=1)
 
     def label(self, client: MlflowClient, first: int, last: int) -> None:
         """Send the labels of the rows FIRST to before LAST that were asked about."""
-        part = self.rows.iloc[first:last][~np.isnan(self.predicted[first:last])]
+        part = self.rows.iloc[first:last][~self.unanswered[first:last]]
         sent = [
-            {"key": str(key), "label": float(truth)}
+            {"key": str(key), "label": truth if self.problem.classes else float(truth)}
             for key, truth in zip(part[self.project.data.KEY], part[self.project.data.TARGET], strict=True)
         ]
         for start in range(0, len(sent), 500):
@@ -264,11 +270,11 @@ class Replay:
     def tell(self, frozen: str) -> dict[str, Any]:
         """Return what the version FROZEN would have come to in each month, beside what was answered."""
         chosen, client = tracking.open_store(self.project)
-        rows, answered = self.rows, ~np.isnan(self.predicted)
+        rows = self.rows
         alone = judgement.predict(tracking.open_version(client, chosen.model, frozen), rows)
         names = settings.read(self.project, "release", judgement.Release).quality.over_champion
         months = []
-        for month, some in rows[answered].groupby(self.moments.dt.strftime("%Y-%m")):
+        for month, some in rows[~self.unanswered].groupby(self.moments.dt.strftime("%Y-%m")):
             truth = some[self.project.data.TARGET]
             if len(some) < FEWEST or truth.nunique() < 2:
                 continue

@@ -25,7 +25,7 @@ from ..core.nearest import check_file
 from ..core.project import Project
 from ..data import data_sets, versions
 from ..data.joined import as_rows
-from ..data.rows import as_records
+from ..data.rows import as_predictions, as_records, probability_of
 from ..training import stages, tracking
 from . import judgement
 
@@ -68,16 +68,20 @@ def explain(project: Project, row: dict[str, Any], version: str | None = None) -
     facts = json.loads(tracking.read_artifact(client, client.get_run(made.run_id), "split.json"))
     background = as_rows(project, typical(project, made.tags["data"], own.features.__package__, facts), note["columns"])
 
-    def predict(rows: pd.DataFrame) -> np.ndarray:
-        return own.predict(None, rows).iloc[:, 0].to_numpy()
-
     given = as_rows(project, pd.DataFrame([row]), note["columns"])
+    whole, classes = as_predictions(note, own.predict(None, given))[0], note.get("classes", [])
+    at = int(np.argmax(whole))  # of several classes the likeliest is explained
+
+    def predict(rows: pd.DataFrame) -> np.ndarray:
+        predicted = as_predictions(note, own.predict(None, rows))
+        return predicted[:, at] if classes else predicted
+
     shares, errors = shapley(predict, given, background)
     order = sorted(shares, key=lambda name: -abs(shares[name]))
     return {
         "version": version,
         "row": as_records(given)[0],
-        "output": note["output"],
+        "output": probability_of(note["output"], classes[at]) if classes else note["output"],
         "prediction": float(predict(given)[0]),
         "average": float(predict(background).mean()),
         "shares": {name: shares[name] for name in order},

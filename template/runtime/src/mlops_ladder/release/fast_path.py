@@ -68,11 +68,12 @@ def missing_as_text(column: pd.Series) -> pd.Series:
 
 
 class FastPath:
-    """A converted model that predicts as model.predict does: the probability of yes, or the number."""
+    """A converted model that predicts as model.predict does: the probability of yes, or of each of N_CLASSES, or the number."""
 
-    def __init__(self, content: bytes) -> None:
+    def __init__(self, content: bytes, n_classes: int = 0) -> None:
         import onnxruntime
 
+        self.n_classes = n_classes
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1  # a row is too little work to share
         self.session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
@@ -80,10 +81,12 @@ class FastPath:
         self.dtypes = {one.name: kinds[one.type] for one in self.session.get_inputs()}
 
     def predict(self, inputs: pd.DataFrame) -> np.ndarray:
-        """Return the predictions for what features.build gives, shape (n_rows,)."""
+        """Return the predictions for what features.build gives, shape (n_rows,) or (n_rows, n_classes)."""
         feed = {
             name: (missing_as_text(inputs[name]) if dtype == "object" else inputs[name]).to_numpy(dtype).reshape(-1, 1)
             for name, dtype in self.dtypes.items()
         }
         told = self.session.run(None, feed)[-1].astype("float64")
+        if self.n_classes:
+            return told.reshape(-1, self.n_classes)
         return told[:, 1] if told.ndim == 2 and told.shape[1] == 2 else told.ravel()

@@ -23,6 +23,7 @@ from ..core.errors import ProjectError
 from ..core.project import Project
 from ..core.settings import Settings
 from ..data import data_sets, versions
+from ..data.rows import as_predictions
 from ..training import pipeline, recording, stages, tracking
 from ..training.pipeline import Training
 from ..training.success import Criterion
@@ -110,7 +111,7 @@ class Release(Settings, frozen=True):
 @dataclass(frozen=True)
 class Champion:
     version: str
-    predicted: np.ndarray  # for each row of the candidate's `rows`
+    predicted: np.ndarray  # for each row of the candidate's `rows`, as `Candidate.predict` gives it
     unseen: np.ndarray  # which of these rows it cannot have been trained on
 
 
@@ -165,7 +166,7 @@ class Candidate:
         return self.rows[self.project.data.TARGET]
 
     def predict(self, rows: pd.DataFrame) -> np.ndarray:
-        """Return the predictions for raw ROWS, prepared by the version's own code, shape (n_rows,)."""
+        """Return the predictions for raw ROWS, prepared by the version's own code, shape (n_rows,) or (n_rows, n_classes)."""
         return predict(self.opened, rows)
 
     @cached_property
@@ -183,9 +184,14 @@ class Candidate:
         if not version:
             return None
         run = self.client.get_run(tracking.find_version(self.client, self.name, version).run_id)
+        opened = tracking.open_version(self.client, self.name, version)
+        if opened.note.get("classes") != self.note.get("classes"):
+            raise ProjectError(
+                f"champion {version} chooses between other classes: give this model another name, model in conf/training.yml"
+            )
         learned_by = recording.split_of(self.project, self.client, run)
         unseen = learned_by.unseen(self.rows, *self.splits.values())
-        return Champion(version, predict(tracking.open_version(self.client, self.name, version), self.rows), unseen)
+        return Champion(version, predict(opened, self.rows), unseen)
 
     def some(self, n_rows: int) -> pd.DataFrame:
         """Return up to N_ROWS held-out rows, the same ones each time."""
@@ -214,7 +220,7 @@ def in_use(project: Project, environment: str = "prod") -> str | None:
 
 
 def predict(opened: Any, rows: pd.DataFrame) -> np.ndarray:
-    return opened.predict(None, rows[list(opened.note["columns"])]).iloc[:, 0].to_numpy()
+    return as_predictions(opened.note, opened.predict(None, rows[list(opened.note["columns"])]))
 
 
 def gate_names(project: Project) -> list[str]:

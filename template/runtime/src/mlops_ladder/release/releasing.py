@@ -25,7 +25,7 @@ from ..core.files import write_json
 from ..core.progress import say
 from ..core.project import Project
 from ..data import store
-from ..data.rows import as_records, read_note
+from ..data.rows import answered, as_predictions, as_records, read_note
 from ..training import tracking
 from ..training.tracking import contents, digest_of, hashes
 from . import environments
@@ -149,7 +149,7 @@ def try_service(project: Project, name: str, there: Any, client: MlflowClient, r
     rows = rows[list(note["columns"])].iloc[np.linspace(0, len(rows) - 1, min(N_ROWS, len(rows))).astype(int)]
     if rows.empty:
         return ["there is no held-out row to ask it about"]
-    offline = tracking.library().pyfunc.load_model(str(folder)).predict(rows)[note["output"]].to_numpy()
+    offline = as_predictions(note, tracking.library().pyfunc.load_model(str(folder)).predict(rows))
     import httpx
 
     with started(project, f"env:{name}/{version}") as (url, key):
@@ -172,10 +172,15 @@ def wrong_answers(url: str, key: str, version: str, rows: list[dict[str, Any]], 
         answers = [client.post("/predict", json=some) for some in asked]
         if refused := [answer for answer in answers if answer.status_code != 200]:
             return [f"/predict answers a held-out row {refused[0].status_code} {refused[0].text[:120]}"]
-        served = np.array([value for answer in answers for value in answer.json()["predictions"]])
+        served = np.array([value for answer in answers for value in answered(answer.json())])
     expected = np.concatenate([offline[:1], offline[-1:], offline])
-    apart = ~np.isclose(served, expected, rtol=1e-5, atol=1e-5)  # what another runtime may differ by in float32
-    if served.shape != expected.shape or apart.any():
+    if served.shape != expected.shape:
+        return [
+            f"{len(expected)} held-out rows are answered by predictions of shape {served.shape}, not {expected.shape}"
+        ]
+    close = np.isclose(served, expected, rtol=1e-5, atol=1e-5)  # what another runtime may differ by in float32
+    apart = ~close.reshape(len(expected), -1).all(axis=1)
+    if apart.any():
         return [f"{apart.sum()} of {len(expected)} held-out rows are answered otherwise than offline"]
     return []
 

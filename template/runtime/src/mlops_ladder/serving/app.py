@@ -27,6 +27,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from ..core import levels
 from ..core.settings import Settings
+from ..data.rows import probability_of
 from .contract import Row, Unanswerable
 from .servable import Servable
 
@@ -294,7 +295,7 @@ def describe_predict(servable: Servable, schema: str) -> dict[str, Any]:
     text = {"type": "string"}
     answer = {
         "output": {"const": servable.output},
-        "predictions": {"type": "array", "items": {"type": "number"}},
+        **describe_predictions(servable),
         "model_version": text,
         "request_id": text,
     }
@@ -312,6 +313,16 @@ def describe_predict(servable: Servable, schema: str) -> dict[str, Any]:
         "responses": {"200": {"description": "One prediction a row, in order."} | content(closed(answer))}
         | {status: {"description": why} | content(closed(error, "problems")) for status, why in errors.items()},
     }
+
+
+def describe_predictions(servable: Servable) -> dict[str, Any]:
+    """Return the schemas of the predictions: numbers or, of several classes, labels and a probability a class."""
+    if not servable.classes:
+        return {"predictions": {"type": "array", "items": {"type": "number"}}}
+    names = [probability_of(servable.output, name) for name in servable.classes]
+    each = closed({name: {"type": "number", "minimum": 0, "maximum": 1} for name in names})
+    labels = {"type": "array", "items": {"enum": servable.classes}}
+    return {"predictions": labels, "probabilities": {"type": "array", "items": each}}
 
 
 def content(schema: dict[str, Any]) -> dict[str, Any]:

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from ..core import files
@@ -23,6 +23,7 @@ from ..core.errors import ProjectError, Refused
 from ..core.nearest import check_file
 from ..core.project import Project
 from ..data import joined, rows, split, store
+from ..data.problem import problem_of
 from ..training import handoff, success
 from . import score
 
@@ -133,10 +134,10 @@ class Handover:
 
     def columns(self) -> str:
         mine = {name: self.project.data.SCHEMA[name] for name in self.project.features.COLUMNS}
-        mine = json.loads(
-            json.dumps({"problem": self.project.data.PROBLEM, "output": self.project.model.OUTPUT, **mine})
-        )
-        noted = {"problem": self.facts["problem"], "output": self.facts["output"], **self.facts["columns"]}
+        whole = {"problem": self.project.data.PROBLEM, "output": self.project.model.OUTPUT}
+        mine = json.loads(json.dumps(whole | {"classes": problem_of(self.project).classes} | mine))
+        noted = {name: self.facts[name] for name in whole} | {"classes": self.facts.get("classes", [])}
+        noted |= self.facts["columns"]
         other = [name for name in {**mine, **noted} if mine.get(name) != noted.get(name)]
         if other:
             raise Refused(f"the note and this code differ in {', '.join(other)}: check out the code of the note's day")
@@ -148,10 +149,11 @@ class Handover:
     def example(self) -> str:
         noted = self.facts["example"]
         row = joined.as_rows(self.project, pd.DataFrame([noted["row"]]), self.facts["columns"])
-        predicted = float(self.project.model.predict(self.fitted, self.project.features.build(row))[0])
-        if not math.isclose(predicted, noted["prediction"], rel_tol=CLOSE):
-            raise Refused(f"the note's example gives {predicted:.9g}, the note says {noted['prediction']:.9g}")
-        return f"gives {predicted:.6f} again"
+        predicted = np.asarray(self.project.model.predict(self.fitted, self.project.features.build(row))[0])
+        expected = rows.noted_prediction(self.facts)
+        if predicted.shape != expected.shape or not np.allclose(predicted, expected, rtol=CLOSE, atol=0):
+            raise Refused(f"the note's example gives {shown(predicted, 9)}, the note says {shown(expected, 9)}")
+        return f"gives {shown(predicted, 6)} again"
 
     def rows(self) -> str:
         kind = self.how.held_out
@@ -162,7 +164,7 @@ class Handover:
     def metrics(self) -> str:
         for name, value in self.facts["metrics"].items():
             same_rows = len(self.held_out) == self.facts["held_out"]["rows"]
-            if same_rows and not math.isclose(self.measured[name], value, rel_tol=CLOSE):
+            if same_rows and not np.isclose(self.measured[name], value, rtol=CLOSE, atol=0, equal_nan=False):
                 raise Refused(f"{name} is {self.measured[name]:.4f} on the held-out rows, the note says {value:.4f}")
         return ", ".join(f"{name} {value:.4f}" for name, value in self.measured.items())
 
@@ -174,3 +176,8 @@ class Handover:
         if missed := success.missed_criteria(self.project, self.measured, baseline, criteria):
             raise Refused("; ".join(missed))
         return ", ".join(f"{name} (baseline {baseline[name]:.4f})" for name in criteria) + " as conf/success.yml asks"
+
+
+def shown(predicted: np.ndarray, digits: int) -> str:
+    """Return a prediction, a number or one a class, with DIGITS significant ones."""
+    return ", ".join(f"{value:.{digits}g}" for value in np.atleast_1d(predicted))

@@ -37,9 +37,10 @@ class Chained(Servable):
         self.contract = Contract(first.project, columns)
         self.example = {name: (first.example | second.example)[name] for name in columns}
         self.note = {"columns": columns, "output": self.output, "example": {"row": self.example}}
+        self.note |= {"classes": second.classes} if second.classes else {}
 
-    async def predict(self, rows: list[Row]) -> list[float]:
-        fed = await self.first.predict(rows)
+    async def predict(self, rows: list[Row]) -> list[Any]:
+        fed = self.first.worded(await self.first.predict(rows))["predictions"]
         return await self.second.predict([{**row, self.column: value} for row, value in zip(rows, fed, strict=True)])
 
     def describe(self) -> dict[str, Any]:

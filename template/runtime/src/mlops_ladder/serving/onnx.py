@@ -81,7 +81,8 @@ class Fast(Servable):
     def compute(self, rows: list[Row]) -> np.ndarray:
         columns = self.inputs(rows)
         feed = {name: np.array(columns[name], dtype).reshape(-1, 1) for name, dtype in self.types.items()}
-        predicted = self.session.run(self.last, feed)[0].reshape(len(rows), -1)[:, -1]
+        whole = self.session.run(self.last, feed)[0].reshape(len(rows), -1)
+        predicted = whole if self.classes else whole[:, -1]
         if not np.isfinite(predicted).all():
             raise ValueError(f"version {self.version} has no finite prediction for a row")  # which no log may hold
         return predicted

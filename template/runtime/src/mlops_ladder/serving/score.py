@@ -18,7 +18,8 @@ from ..core.errors import ProjectError, UsageError
 from ..core.nearest import check_file
 from ..core.project import Project
 from ..data.joined import as_rows
-from ..data.rows import read_note
+from ..data.problem import problem_of
+from ..data.rows import as_answers, read_note
 from ..training.handoff import MODEL_FILE
 
 N_SHOWN = 10  # rows that a screen has room for
@@ -41,6 +42,7 @@ def check(project: Project, options: argparse.Namespace) -> None:
 
 
 def run(project: Project, options: argparse.Namespace) -> None:
+    problem_of(project)
     fitted, note = load(project, options.model), read_note(options.model)
     scored = score(project, read_table(options.file, note["columns"]), fitted, note)
     shown = scored if options.output else scored.head(N_SHOWN)
@@ -55,9 +57,10 @@ def run(project: Project, options: argparse.Namespace) -> None:
 
 
 def score(project: Project, table: pd.DataFrame, fitted: Any, note: dict[str, Any]) -> pd.DataFrame:
-    """Return TABLE with one more column, the prediction, named as the hand-off note says."""
+    """Return TABLE with the prediction, named as the hand-off note says, and of several classes a probability each."""
     rows = as_rows(project, table, note["columns"])
-    return table.assign(**{note["output"]: project.model.predict(fitted, project.features.build(rows))})
+    answers = as_answers(note, project.model.predict(fitted, project.features.build(rows)))
+    return table.assign(**{name: column.to_numpy() for name, column in answers.items()})
 
 
 def check_handed_over(file: Path) -> None:

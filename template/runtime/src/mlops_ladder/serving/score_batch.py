@@ -33,7 +33,7 @@ from ..core.files import read_json, write_json
 from ..core.progress import say
 from ..core.project import Project
 from ..data import feature_tables, sources, store
-from ..data.rows import KINDS, MAX_LENGTH, as_kind
+from ..data.rows import KINDS, MAX_LENGTH, as_answers, as_kind
 from ..data.sources import Item, arrow_type
 from ..training import compute
 from .servable import resolve
@@ -63,9 +63,8 @@ def run(project: Project, options: argparse.Namespace) -> None:
     servable, parts, started = resolve(project, options.model), source.parts(), time.perf_counter()
     offline = feature_tables.Offline.of(project, servable.contract.columns)
     note, rejects = servable.note, options.rejects and options.rejects.absolute()
-    job = Job(
-        project, servable.fitted, note["columns"], note["output"], servable.version, note["sha256"], rejects, offline
-    )
+    whole = note["columns"], note["output"], servable.version, note["sha256"]
+    job = Job(project, servable.fitted, *whole, rejects, offline, tuple(servable.classes))
     with sink.opened(job.schema(source.schema(parts))):
         marks = {part: mark for part in parts if (mark := job.settled(part, source, sink))}
         stale = [part for part in parts if part not in marks]
@@ -116,12 +115,19 @@ class Job:
     sha256: str
     rejects: Path | None
     offline: feature_tables.Offline
+    classes: tuple[Any, ...] = ()
+
+    def answers(self, predicted: np.ndarray) -> pa.Table:
+        """Return the columns that are added to the rows of PREDICTED, but for the version."""
+        note = {"output": self.output, "classes": list(self.classes)}
+        return pa.Table.from_pandas(as_answers(note, predicted), preserve_index=False).replace_schema_metadata()
 
     def schema(self, given: pa.Schema) -> pa.Schema:
         """Return the columns of a scored part: those GIVEN, then prediction and version."""
-        if taken := {self.output, "model_version"} & set(given.names):
+        added = self.answers(np.zeros((1, len(self.classes)) if self.classes else 1)).schema
+        if taken := {*added.names, "model_version"} & set(given.names):
             raise ProjectError(f"the input has a column {taken.pop()} already, as the result would: leave it out")
-        return given.append(pa.field(self.output, pa.float64())).append(pa.field("model_version", pa.string()))
+        return pa.schema([*given, *added, pa.field("model_version", pa.string())], given.metadata)
 
     def stamp(self, file: Path) -> dict[str, Any]:
         """Return what decides the predictions for FILE: as long as it is the same, they are."""
@@ -178,7 +184,7 @@ class Job:
                     row = ready.iloc[int(finite.argmin())].to_dict()
                     raise Refused(f"{part}: version {self.version} has no finite prediction for {row}")
                 version = pa.repeat(pa.scalar(self.version), given.num_rows)
-                columns = [*given.columns, pa.array(predicted), version]
+                columns = [*given.columns, *self.answers(predicted).columns, version]
                 out.write_table(pa.Table.from_arrays(columns, schema=out.schema))
         if self.rejects and not n_rejected:
             (self.rejects / part).unlink(missing_ok=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-import math
 import re
 from importlib import metadata
 from pathlib import Path
@@ -17,12 +16,13 @@ import numpy as np
 from ..core import levels
 from ..core.errors import ProjectError, Refused
 from ..core.project import Project
-from ..data.rows import read_note
+from ..data.problem import problem_of
+from ..data.rows import noted_prediction, probability_of, read_note
 from ..training.handoff import LIBRARIES
 from .contract import Contract, Row, Unanswerable
 from .score import check_handed_over, load
 
-Waiting = tuple[list[Row], "asyncio.Future[list[float]]"]
+Waiting = tuple[list[Row], "asyncio.Future[list[Any]]"]
 MAX_BATCH = 1_000  # rows predicted together; more would make a small request wait for a large one
 
 
@@ -33,32 +33,32 @@ class Servable:
 
     def __init__(self, project: Project, fitted: Any, note: dict[str, Any], version: str) -> None:
         """Raises ProjectError when the note is incomplete, Refused when its example is not reproduced."""
-        self.project = project
+        self.project, self.problem = project, problem_of(project)
         self.fitted, self.note, self.version = fitted, note, version
         self._waiting: list[Waiting] = []
         self._worker: asyncio.Task[None] | None = None
         try:
             self.contract = Contract(project, note["columns"])
-            self.output, self.example, expected = note["output"], note["example"]["row"], note["example"]["prediction"]
+            self.output, self.example, expected = note["output"], note["example"]["row"], noted_prediction(note)
         except KeyError as key:
             raise ProjectError(f"the hand-off note has no {key}: hand the model over again") from None
-        given = float(self.compute([self.example_row()])[0])
-        if not math.isclose(given, expected, rel_tol=1e-6, abs_tol=1e-9):
+        given = np.asarray(self.compute([self.example_row()])[0])
+        if given.shape != expected.shape or not np.allclose(given, expected, rtol=1e-6, atol=1e-9):
             raise Refused(f"the note's example gives {given}, the note says {expected}: {self.differences()}")
 
     def compute(self, rows: list[Row]) -> np.ndarray:
-        """Return the predictions for parsed ROWS, shape (n_rows,); raises ValueError when one is no number."""
+        """Return the predictions for parsed ROWS, shape (n_rows,) or (n_rows, n_classes); raises ValueError when one is no number."""
         predicted = self.project.model.predict(self.fitted, self.project.features.build(self.contract.table(rows)))
         if not np.isfinite(predicted).all():
             raise ValueError(f"version {self.version} has no finite prediction for a row")  # which no log may hold
         return predicted
 
-    async def predict(self, rows: list[Row]) -> list[float]:
+    async def predict(self, rows: list[Row]) -> list[Any]:
         """Return the predictions for ROWS, made off the event loop and together with those that wait meanwhile.
 
         Most of the time a prediction takes is the same for one row and for a hundred.
         """
-        answer: asyncio.Future[list[float]] = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[list[Any]] = asyncio.get_running_loop().create_future()
         self._waiting.append((rows, answer))
         if self._worker is None:
             self._worker = asyncio.create_task(self._work())
@@ -66,7 +66,20 @@ class Servable:
 
     async def answer(self, rows: list[Row]) -> dict[str, Any]:
         """Return the body of the response to ROWS, but for the request id."""
-        return {"output": self.output, "predictions": await self.predict(rows), "model_version": self.version}
+        return {"output": self.output, **self.worded(await self.predict(rows)), "model_version": self.version}
+
+    @property
+    def classes(self) -> list[Any]:
+        """The labels between which it chooses; empty where a prediction is one number."""
+        return self.note.get("classes", [])
+
+    def worded(self, predicted: list[Any]) -> dict[str, Any]:
+        """Return PREDICTED, a number or a probability a class each, as callers get it."""
+        if not self.classes:
+            return {"predictions": predicted}
+        labels = [self.classes[max(range(len(row)), key=row.__getitem__)] for row in predicted]
+        names = [probability_of(self.output, name) for name in self.classes]
+        return {"predictions": labels, "probabilities": [dict(zip(names, row, strict=True)) for row in predicted]}
 
     def describe(self) -> dict[str, Any]:
         """Return what /model says: version, contract, metrics and the libraries then and now."""

@@ -21,8 +21,29 @@ def markdown(project: Project, result: dict[str, Any]) -> str:
         title = f"**{name}**" if name == result["primary"] else name
         beside = f"{against[name]:.4f} | {verdict(project, name, value, against[name])}" if name in against else "- | -"
         lines.append(f"| {title} | {value:.4f} | {measured['baseline'][name]:.4f} | {beside} |")
+    lines += classes_table(result["classes"]) if "classes" in result else []
     lines += ["", remark(result, champion), ""]
     return "\n".join(lines)
+
+
+def classes_table(told: dict[str, Any]) -> list[str]:
+    """Return what holds of each class, and how often each was taken for which, as lines of Markdown."""
+    names = told["labels"]
+    macro = ", ".join(f"{name} {value:.4f}" for name, value in told["macro"].items() if value is not None)
+    lines = [
+        "",
+        f"Over all classes: {macro}.",
+        "",
+        "| class | rows | precision | recall | f1 | brier | ROC AUC | taken for |",
+    ]
+    lines += ["| --- | --- | --- | --- | --- | --- | --- | --- |"]
+    for name, counts in zip(names, told["confusion"], strict=True):
+        one = told["each"][name]
+        auc = "-" if one["roc_auc"] is None else f"{one['roc_auc']:.4f}"
+        shares = " | ".join(f"{one[key]:.4f}" for key in ("precision", "recall", "f1", "brier"))
+        taken = ", ".join(f"{other} {count:,}" for other, count in zip(names, counts, strict=True) if count)
+        lines.append(f"| {name} | {one['rows']:,} | {shares} | {auc} | {taken} |")
+    return lines
 
 
 def verdict(project: Project, name: str, value: float, other: float) -> str:

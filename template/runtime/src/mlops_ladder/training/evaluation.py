@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import pandas as pd
 from ..core.files import read_json, write_json
 from ..core.project import Project
 from ..data import split
+from ..data.problem import Binary, Multiclass, Problem, Regression, problem_of
 from . import handoff, recording
 from .pipeline import EVALUATION, FITTED, SPLIT, read_settings
 
@@ -23,8 +25,11 @@ N_PERMUTED = 2_000  # rows that importance is measured on: it varies by less tha
 def write(project: Project, fitted: Any, splits: dict[str, pd.DataFrame]) -> None:
     """Write metrics.json, HANDOFF.md and the plots into models/candidate/evaluation."""
     project.path(EVALUATION).mkdir(parents=True, exist_ok=True)
+    problem = problem_of(project)
     predicted = {
-        name: project.model.predict(fitted, project.features.build(rows[project.features.COLUMNS]))
+        name: problem.checked(
+            project.model.predict(fitted, project.features.build(rows[project.features.COLUMNS])), len(rows)
+        )
         for name, rows in splits.items()
     }
     train, test = splits["train"], splits["test"]
@@ -37,14 +42,15 @@ def write(project: Project, fitted: Any, splits: dict[str, pd.DataFrame]) -> Non
     importance = permuted(project, fitted, test, measured["test"][project.model.PRIMARY])
     champion = recording.measure_champion(project, read_settings(project), splits)
     result = {"primary": project.model.PRIMARY, "metrics": measured, "champion": champion, "importance": importance}
+    if classes := problem.measured(test[project.data.TARGET], predicted["test"]):
+        result["classes"] = classes
     write_json(project.path(EVALUATION) / "metrics.json", result)
     how = split.read(project, read_json(project.path(SPLIT)))
     handoff.write_note(
         project, project.path(FITTED) / "model.skops", fitted, train, test, folder=project.path(EVALUATION), how=how
     )
     some = np.random.default_rng(0).permutation(len(test))[:N_DRAWN]
-    drawings = classified if project.data.PROBLEM == "classification" else regressed
-    drawings(project, test[project.data.TARGET].to_numpy()[some], predicted["test"][some])
+    DRAWINGS[type(problem)](project, test[project.data.TARGET].to_numpy()[some], predicted["test"][some])
     figure = new_figure(6, 4)
     figure.subplots().barh(list(importance)[::-1], list(importance.values())[::-1])
     save(project, figure, "importance", f"{project.model.PRIMARY} lost when the column is shuffled", "")
@@ -82,6 +88,30 @@ def classified(project: Project, truth: np.ndarray, predicted: np.ndarray) -> No
     line(project, "calibration", means[0], means[1], "predicted rate", "rate that came true", [0, max(map(max, means))])
 
 
+def classes_drawn(project: Project, truth: np.ndarray, predicted: np.ndarray) -> None:
+    """Draw the confusion matrix and, a line a class, how often a probability came true."""
+    problem = problem_of(project)
+    told, names = problem.measured(pd.Series(truth), predicted) or {}, [str(name) for name in problem.classes]
+    figure = new_figure(5, 5)
+    axes, counts = figure.subplots(), np.array(told["confusion"])
+    axes.imshow(counts, cmap="Blues")
+    axes.set_xticks(range(len(names)), names, rotation=45, ha="right")
+    axes.set_yticks(range(len(names)), names)
+    for (row, column), count in np.ndenumerate(counts):
+        axes.annotate(f"{count:,}", (column, row), ha="center", va="center")
+    save(project, figure, "confusion", "predicted", "truth")
+    figure = new_figure(5, 4)
+    axes = figure.subplots()
+    for at, name in enumerate(names):
+        part = np.argsort(np.argsort(predicted[:, at])) * 10 // len(truth)
+        means = pd.DataFrame({"part": part, "predicted": predicted[:, at], "true": truth == problem.classes[at]})
+        means = means.groupby("part").mean()
+        axes.plot(means["predicted"], means["true"], marker="o", label=name)
+    axes.plot([0, 1], [0, 1], color="grey", linestyle=":")
+    axes.legend()
+    save(project, figure, "calibration", "predicted rate", "rate that came true")
+
+
 def regressed(project: Project, truth: np.ndarray, predicted: np.ndarray) -> None:
     for name, values, label in (
         ("residuals", truth - predicted, "truth minus prediction"),
@@ -90,6 +120,13 @@ def regressed(project: Project, truth: np.ndarray, predicted: np.ndarray) -> Non
         figure = new_figure(5, 4)
         figure.subplots().hexbin(predicted, values, gridsize=40, bins="log", cmap="Blues")
         save(project, figure, name, "prediction", label)
+
+
+DRAWINGS: dict[type[Problem], Callable[[Project, np.ndarray, np.ndarray], None]] = {
+    Binary: classified,
+    Multiclass: classes_drawn,
+    Regression: regressed,
+}
 
 
 def line(

@@ -14,6 +14,7 @@ import pandas as pd
 
 from ..core.project import Project
 from ..data import split
+from ..data.problem import problem_of
 from ..data.rows import as_records
 
 MODEL_FILE = Path("models/model.skops")
@@ -43,7 +44,8 @@ def write_note(
     the example.
     """
     how = how or split.of(project)
-    example = held_out[project.features.COLUMNS].head(1)
+    problem, example = problem_of(project), held_out[project.features.COLUMNS].head(1)
+    predicted = problem.checked(project.model.predict(fitted, project.features.build(example)), 1)
     trivial = project.model.baseline(train[project.data.TARGET], len(held_out))
     facts = {
         "model_file": file.name,
@@ -53,10 +55,8 @@ def write_note(
         "problem": project.data.PROBLEM,
         "columns": {name: project.data.SCHEMA[name] for name in project.features.COLUMNS},
         "output": project.model.OUTPUT,
-        "example": {
-            "row": as_records(example)[0],
-            "prediction": float(project.model.predict(fitted, project.features.build(example))[0]),
-        },
+        **({"classes": problem.classes} if problem.classes else {}),
+        "example": {"row": as_records(example)[0], **problem.noted(predicted[0])},
         "split": how.facts,
         "trained_on": how.period(train),
         "held_out": how.period(held_out),
@@ -89,7 +89,7 @@ def page(facts: dict[str, Any]) -> str:
             "| --- | --- | --- | --- |",
             *columns,
             "",
-            f"Out: `{facts['output']}`, {facts['example']['prediction']:.6f} for the example.",
+            f"Out: `{facts['output']}`, {shown(facts['example'])} for the example.",
             "",
             "| metric | model | baseline |",
             "| --- | --- | --- |",
@@ -113,6 +113,14 @@ def measured_on(facts: dict[str, Any]) -> list[str]:
         return [f"Measured on {n_held_out} rows, {period},", f"all later than the {n_train} rows it was trained on."]
     column = facts["split"]["group"] or facts["split"]["column"]
     return [f"Measured on {n_held_out} rows that the hash of {column} picks,", f"none of the {n_train} of training."]
+
+
+def shown(example: dict[str, Any]) -> str:
+    """Return the example's prediction for people."""
+    if "probabilities" not in example:
+        return f"{example['prediction']:.6f}"
+    each = ", ".join(f"`{name}` {value:.6f}" for name, value in example["probabilities"].items())
+    return f"{example['prediction']} ({each})"
 
 
 def author(project: Project) -> str:

@@ -17,11 +17,13 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from ..core import errors, people, repository
+from ..core.errors import ProjectError
 from ..core.files import read_json
 from ..core.project import Project
 from ..core.repository import git
 from ..data import rows, split, versions
-from ..data.rows import read_note, typed
+from ..data.problem import problem_of
+from ..data.rows import as_predictions, probability_of, read_note, typed
 from . import pipeline, tracking
 from .pipeline import EVALUATION, FITTED, SETTINGS, SPLIT, Training
 from .tracking import FILES, aliases, announce, connect, contents, digest_of, experiment, is_local, open_version
@@ -86,6 +88,9 @@ def track(project: Project, client: MlflowClient, chosen: Training, place: str, 
             client.log_param(run_id, key, value)
         measured = {f"{part}_{key}": value for part, of in worth["metrics"].items() for key, value in of.items()}
         measured |= {"fit_seconds": fit["seconds"], **{f"{part}_rows": n for part, n in cut["rows"].items()}}
+        for name, facts in worth.get("classes", {}).get("each", {}).items():
+            plain = re.sub(r"[^\w. :/-]", "_", name)
+            measured |= {f"test_{key}/{plain}": value for key, value in facts.items() if value is not None}
         for key, value in measured.items():
             client.log_metric(run_id, key, value)
         reports = project.path("data/pipeline").glob("validation.*")
@@ -119,6 +124,9 @@ def save_model(project: Project, logged: LoggedModel, folder: Path) -> Path:
     inputs: list[Any] = [
         ColSpec(TYPES[rule["type"]], name, not rule.get("null")) for name, rule in note["columns"].items()
     ]
+    labels = note.get("classes", [])
+    outputs: list[Any] = [ColSpec(label_type(labels) if labels else "double", note["output"])]
+    outputs += [ColSpec("double", probability_of(note["output"], name)) for name in labels]
     example = typed(pd.DataFrame([note["example"]["row"]]), note["columns"])
     shutil.copytree(project.source, code, ignore=shutil.ignore_patterns("__pycache__", *NOT_CARRIED))
     for module in (rows, errors):
@@ -134,11 +142,16 @@ def save_model(project: Project, logged: LoggedModel, folder: Path) -> Path:
             "note": str(evaluation / "HANDOFF.md"),
             "code": str(code),
         },
-        signature=ModelSignature(Schema(inputs), Schema([ColSpec("double", note["output"])])),
+        signature=ModelSignature(Schema(inputs), Schema(outputs)),
         input_example=example,
         pip_requirements=requirements(project),
     )
     return saved
+
+
+def label_type(labels: list[Any]) -> str:
+    """Return MLflow's type of LABELS."""
+    return "string" if all(isinstance(label, str) for label in labels) else "double"
 
 
 def register(project: Project, client: MlflowClient, name: str, run: Any) -> str:
@@ -197,16 +210,17 @@ def measure_champion(project: Project, chosen: Training, splits: dict[str, pd.Da
     version = str(made.version)
     try:
         champion = open_version(client, chosen.model, version)
-        predicted = champion.predict(None, held_out[list(champion.note["columns"])])
+        if (known := champion.note.get("classes", [])) != problem_of(project).classes:
+            raise ProjectError(f"it chooses between {', '.join(map(str, known)) or 'no classes'}")
+        predicted = as_predictions(champion.note, champion.predict(None, held_out[list(champion.note["columns"])]))
         learned_by = split_of(project, client, client.get_run(made.run_id))
     except Exception as error:  # noqa: BLE001 - of an older version's code, on columns that may be gone: said, never hidden
         return {"version": version, "error": f"{type(error).__name__}: {error}"}
     return {
         "version": version,
-        "metrics": project.model.metrics(held_out[project.data.TARGET], predicted.iloc[:, 0].to_numpy()),
-        "saw_rows": not learned_by.unseen(
-            held_out, *splits.values()
-        ).all(),  # it was trained on some of them: flattering
+        "metrics": project.model.metrics(held_out[project.data.TARGET], predicted),
+        # it was trained on some of them: flattering
+        "saw_rows": not learned_by.unseen(held_out, *splits.values()).all(),
     }
 
 

@@ -40,7 +40,7 @@ class Registered(PythonModel):
 
     def predict(self, context: Any, model_input: pd.DataFrame, params: dict | None = None) -> pd.DataFrame:
         rows = self.rows.typed(model_input, self.note["columns"])
-        return pd.DataFrame({self.note["output"]: self.model.predict(self.fitted, self.features.build(rows))})
+        return self.rows.as_answers(self.note, self.model.predict(self.fitted, self.features.build(rows)))
 
 
 mlflow.models.set_model(Registered())

@@ -18,6 +18,7 @@ from ..core.progress import say
 from ..core.project import Project
 from ..data import data_sets, ingest, split, store, validate, versions
 from ..data.data_sets import profile
+from ..data.problem import problem_of
 from . import evaluation, recording, tracking
 from .pipeline import FITTED, REGISTERED, SNAPSHOT, SPLIT, read_settings
 
@@ -76,18 +77,28 @@ def split_stage(project: Project) -> None:
     how = split.of(project, chosen.split_seed).at(part, chosen.validation, chosen.test)
     parts = how.cut(part)
     for name, some in parts.items():
-        if some.empty or (project.data.PROBLEM == "classification" and some[project.data.TARGET].nunique() < 2):
-            keys = "validation and test" if name == "train" else name
-            turn = f"{'lower' if name == 'train' else 'raise'} {keys}{'' if how.by_time else ', or change split_seed,'}"
+        if absent := problem_of(project).absent(some[project.data.TARGET]):
+            listed = ", ".join(map(str, absent))
             raise ProjectError(
-                f"the {name} split has {len(some):,} of {len(part):,} rows and {some[project.data.TARGET].nunique()} "
-                f"classes of {project.data.TARGET}: {turn} in conf/training.yml, or gather more data"
+                f"the {name} split has {len(some):,} of {len(part):,} rows and none whose {project.data.TARGET} is "
+                f"{listed}: {mend(project, name, how)}"
             )
+        if some.empty:
+            raise ProjectError(f"the {name} split has 0 of {len(part):,} rows: {mend(project, name, how)}")
     counts = {name: len(some) for name, some in parts.items()}
     if left_out := len(part) - sum(counts.values()):
         say(f"{left_out:,} rows of groups that reach over a cut are left out: the group stays in the earlier part")
     facts = {"sample": chosen.sample, **how.facts, "sentence": how.sentence(counts), "rows": counts}
     write_json(project.path(SPLIT), {**facts, "profile": profile(project, rows)})
+
+
+def mend(project: Project, name: str, how: split.Split) -> str:
+    """Return what to do about split NAME, made as HOW says, which lacks rows or a class."""
+    keys = "validation and test" if name == "train" else name
+    seed = "" if how.by_time else ", or change split_seed,"
+    listed = f", or take it out of values of {project.data.TARGET} in SCHEMA (data.py)"
+    more = listed if problem_of(project).classes else ""
+    return f"{'lower' if name == 'train' else 'raise'} {keys}{seed} in conf/training.yml, or gather more data{more}"
 
 
 def train_stage(project: Project) -> None:

@@ -19,6 +19,7 @@ import yaml
 from ..core import files, settings
 from ..core.errors import ProjectError, Unmet, UsageError
 from ..core.project import Project
+from ..data.problem import problem_of
 from . import dvc_pipeline, pipeline
 from .comparison import markdown
 from .datasets import find
@@ -70,6 +71,7 @@ def run_stages(project: Project, repo: Any, chosen: pipeline.Training, until: st
 
 def resolve(project: Project, options: argparse.Namespace) -> pipeline.Training:
     """Return conf/training.yml with the options over it; raises ProjectError when a run could not be told apart later."""
+    problem_of(project)  # what is none is refused before any work
     changes: dict[str, Any] = {}
     for text in options.set:
         key, equals, value = text.partition("=")

@@ -22,6 +22,8 @@ import pandas as pd
 from ..core import progress
 from ..core.errors import ProjectError, UsageError
 from ..core.project import Project
+from ..data import split
+from ..data.problem import problem_of
 from . import compute, dvc_pipeline, pipeline, stages, tracking, train
 
 STUDIES = Path("models/tuning.db")  # trials so far; delete it to forget them
@@ -65,6 +67,13 @@ def search(
     splits = stages.read_splits(project)
     rows = pd.concat([splits["train"], splits["validation"]])  # the test rows stay unseen
     inputs, target = project.features.build(rows[project.features.COLUMNS]), rows[project.data.TARGET]
+    for fold in range(FOLDS):
+        known, _ = steps(len(rows), fold)
+        if absent := problem_of(project).absent(target.iloc[known]):
+            raise ProjectError(
+                f"the first {len(target.iloc[known]):,} rows, from which step {fold + 1} of {FOLDS} learns, have none whose "
+                f"{project.data.TARGET} is {', '.join(map(str, absent))}: {stages.mend(project, 'train', split.of(project))}"
+            )
     project.path(STUDIES).parent.mkdir(parents=True, exist_ok=True)
     study = optuna.create_study(
         storage=f"sqlite:///{project.path(STUDIES)}",

@@ -4,12 +4,13 @@ import asyncio
 from collections import Counter
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import datetime
-from typing import Any
+from typing import Annotated, Any
 
 import prometheus_client as prometheus
 import pydantic
 from fastapi import FastAPI, HTTPException, Request
 
+from ...data.problem import Problem
 from ...serving.app import Service, closed, content
 from ...serving.contract import Unanswerable
 from .. import feedback
@@ -35,11 +36,25 @@ class Label(pydantic.BaseModel, extra="forbid"):
         return self
 
 
-LABELS = pydantic.TypeAdapter(list[Label])
+def labels_of(problem: Problem) -> type[Label]:
+    """Return what a label must look like: of several classes it is one of them."""
+    if not problem.classes:
+        return Label
+
+    def known(label: Any) -> Any:
+        if label not in problem.classes:
+            raise ValueError(f"{label!r:.60} is none of {', '.join(map(str, problem.classes))}")
+        return label
+
+    listed = pydantic.Field(json_schema_extra={"enum": problem.classes})
+    kind = Annotated[str | float, pydantic.AfterValidator(known), listed]
+    return pydantic.create_model("ClassLabel", __base__=Label, label=(kind, ...))
 
 
 def extend(app: FastAPI, service: Service) -> None:
     log = open_log(service.project)
+    shape = labels_of(log.problem)
+    adapter: pydantic.TypeAdapter[list[Label]] = pydantic.TypeAdapter(list[shape])  # type: ignore[valid-type]
     waiting: set[Future[Counter[str]]] = set()
     counted = prometheus.Counter("feedback_labels", "By what became of them.", ["outcome"], registry=service.registry)
     text = {"type": "string"}
@@ -57,13 +72,13 @@ def extend(app: FastAPI, service: Service) -> None:
     responses[200] = {"description": "What became of how many."} | content(
         closed({"labels": outcomes, "request_id": text})
     )
-    body = content({"type": "array", "items": Label.model_json_schema()})
+    body = content({"type": "array", "items": shape.model_json_schema()})
 
     @app.post("/feedback", responses=responses, openapi_extra={"requestBody": {"required": True} | body})
     async def labels(request: Request) -> dict[str, Any]:
         """Join labels to predictions; once it answers 200 they are kept."""
         try:
-            given = LABELS.validate_json(await request.body())
+            given = adapter.validate_json(await request.body())
         except pydantic.ValidationError as wrong:
             first = wrong.errors(include_url=False, include_context=False)[0]
             raise Unanswerable(422, f"label {'.'.join(map(str, first['loc']))}: {first['msg']}") from None

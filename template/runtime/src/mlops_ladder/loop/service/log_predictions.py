@@ -29,6 +29,8 @@ from starlette.types import Scope
 from ...core import files
 from ...core.errors import ProjectError
 from ...core.project import Project
+from ...data.problem import number_of
+from ...data.rows import probability_of
 from ...release.releasing import TRIAL
 from ...serving.app import Service
 from ...serving.contract import Row
@@ -136,7 +138,7 @@ class Writer(threading.Thread):
         self.taken_bytes += size
         facts = size, scope["request_id"], scope["path"], answer["model_version"], scope.get("arm", "champion")
         seconds = time.perf_counter() - scope["asked_at"]
-        self.entries.append((*facts, scope.get("entity"), time.time(), seconds, rows, answer["predictions"]))
+        self.entries.append((*facts, scope.get("entity"), time.time(), seconds, rows, logged(answer)))
         if self.due and not self.failures:
             self.wake.set()
 
@@ -216,7 +218,7 @@ class Writer(threading.Thread):
         at: float,
         seconds: float,
         rows: list[Row],
-        predictions: list[float],
+        predictions: list[Any],
     ) -> list[TableRow]:
         same: TableRow = {"request_id": request_id, "endpoint": endpoint, "version": version, "arm": arm}
         same |= {"seconds": seconds, "at": naive(datetime.fromtimestamp(at, UTC))}
@@ -226,7 +228,7 @@ class Writer(threading.Thread):
             | {
                 "row": n,
                 "inputs": row,
-                "prediction": value,
+                **(value if isinstance(value, dict) else {"prediction": value}),
                 "entity": row.get(column) if entity is None and column else entity,
             }
             for n, (row, value) in enumerate(zip(rows, predictions, strict=True))
@@ -307,6 +309,17 @@ class Watch:
         if window[0] < since:
             window[:] = time.perf_counter(), 0, 0
         return window
+
+
+def logged(answer: dict[str, Any]) -> list[Any]:
+    """Return the predictions of ANSWER as the log takes them: numbers or, of several classes, its number and the probabilities."""
+    if "probabilities" not in answer:
+        return answer["predictions"]
+    start = len(probability_of(answer["output"], ""))
+    return [
+        {"prediction": number_of(label), "probabilities": {name[start:]: value for name, value in each.items()}}
+        for label, each in zip(answer["predictions"], answer["probabilities"], strict=True)
+    ]
 
 
 def extend(app: FastAPI, service: Service) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ...core.project import Project
+from ...data.problem import problem_of
 from ...data.rows import MAX_LENGTH
 from ...serving.contract import Contract
 from ..judgement import Candidate, Finding, Release
@@ -26,8 +27,8 @@ def check(candidate: Candidate, limits: Release) -> list[Finding]:
 def offered(project: Project, columns: dict[str, dict[str, Any]], output: str) -> Schema:
     """Return the JSON Schemas of a row in and of a prediction out."""
     row = Contract(project, columns).json_schema()
-    bounds = {"minimum": 0, "maximum": 1} if project.data.PROBLEM == "classification" else {}
-    prediction = {"type": "object", "properties": {output: {"type": "number", **bounds}}, "required": [output]}
+    given = problem_of(project).answer_schema(output)
+    prediction = {"type": "object", "properties": given, "required": list(given)}
     return {"input": {key: row[key] for key in ("type", "properties", "required")}, "output": prediction}
 
 

@@ -1,27 +1,31 @@
 """Does it treat the groups that behaviour.py names alike? Differences between groups, measured with fairlearn."""
 
+import itertools
 from collections.abc import Callable
+from typing import Any
 
 import pandas as pd
 
 from ...core.errors import ProjectError
 from ...core.project import Project
+from ...data.problem import Outcome, problem_of
 from ..judgement import Candidate, Finding, Release
 
 Measure = Callable[..., float]  # of truth and prediction, one number each a row
+RATES = ("selection_rate", "true_positive_rate", "false_positive_rate")  # of decisions, not of predictions
 
 
 def check(candidate: Candidate, limits: Release) -> list[Finding]:
     from fairlearn.metrics import MetricFrame
 
     asked, findings = limits.fairness, []
-    known = measures(asked.decide)
+    known, problem = measures(asked.decide), problem_of(candidate.project)
     if unknown := [name for name in asked.differences if name not in known]:
         raise ProjectError(f"conf/release.yml: fairness.differences: {unknown[0]} is none of {', '.join(known)}")
-    truth = candidate.truth.astype("float64").to_numpy()
     groups = declared(candidate.project, candidate.rows)
     if not groups:
         return [Finding.not_declared("fairness", "groups() in behaviour.py")]
+    outcomes = problem.outcomes(candidate.truth, candidate.predicted, asked.decide)
     for title, group in groups.items():
         counts = group.value_counts()
         large = group.isin(counts.index[counts >= asked.rows]).to_numpy()
@@ -37,18 +41,17 @@ def check(candidate: Candidate, limits: Release) -> list[Finding]:
                 )
             )
             continue
-        frame = MetricFrame(
-            metrics={name: known[name] for name in asked.differences},
-            y_true=truth[large],
-            y_pred=candidate.predicted[large],
-            sensitive_features=group[large].astype(str).to_numpy(),
-        )
-        for name, limit in asked.differences.items():
-            of, difference = frame.by_group[name], float(frame.difference()[name])
-            told = f"{difference:.3f} ({of.idxmin()} {of.min():.3f}, {of.idxmax()} {of.max():.3f})"
-            findings.append(
-                Finding("fairness", f"{name} by {title} differs", difference <= limit, told, f"{limit:g} or less")
+        for outcome, (name, limit) in itertools.product(outcomes, asked.differences.items()):
+            frame = MetricFrame(
+                metrics=measures(outcome.decide)[name],
+                y_true=outcome.truth[large],
+                y_pred=compared(outcome, name)[large],
+                sensitive_features=group[large].astype(str).to_numpy(),
             )
+            of, difference = frame.by_group, float(frame.difference())
+            told = f"{difference:.3f} ({of.idxmin()} {of.min():.3f}, {of.idxmax()} {of.max():.3f})"
+            what = f"{name} of {outcome.name} by {title} differs" if outcome.name else f"{name} by {title} differs"
+            findings.append(Finding("fairness", what, difference <= limit, told, f"{limit:g} or less"))
     return findings
 
 
@@ -56,6 +59,11 @@ def declared(project: Project, rows: pd.DataFrame) -> dict[str, pd.Series]:
     """Return the groups of behaviour.py by title: to which each of ROWS belongs; {} where none are declared."""
     groups = getattr(project.behaviour, "groups", None)
     return {str(title): group for title, group in groups(rows).items()} if groups else {}
+
+
+def compared(outcome: Outcome, name: str) -> Any:
+    """Return what measure NAME takes for the prediction: of a rate what was decided."""
+    return outcome.chosen if name in RATES else outcome.predicted
 
 
 def measures(decide: float) -> dict[str, Measure]:

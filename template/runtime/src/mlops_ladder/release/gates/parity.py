@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from ...data.joined import as_rows
-from ...data.rows import as_records
+from ...data.rows import answered, as_records
 from ...serving.servable import Servable, resolve
 from .. import fast_path
 from ..judgement import Candidate, Finding, Release
@@ -35,7 +35,7 @@ async def serve(servable: Servable, rows: pd.DataFrame) -> np.ndarray:
     answers = []
     for record in as_records(rows):
         sent = servable.contract.parse(json.dumps(record).encode())
-        answers += (await servable.answer(sent))["predictions"]
+        answers += answered(await servable.answer(sent))
     return np.array(answers)
 
 
@@ -53,7 +53,8 @@ def convert(candidate: Candidate, limit: float) -> Finding:
         rows = pd.concat([candidate.rows[candidate.columns].astype("object"), candidate.odd()], ignore_index=True)
         inputs = opened.features.build(as_rows(candidate.project, rows, candidate.note["columns"]))
         content = fast_path.convert(opened.fitted, inputs)
-        worst = apart(fast_path.FastPath(content).predict(inputs), opened.model.predict(opened.fitted, inputs))
+        fast = fast_path.FastPath(content, len(candidate.note.get("classes", [])))
+        worst = apart(fast.predict(inputs), opened.model.predict(opened.fitted, inputs))
     except Exception as error:  # noqa: BLE001 - a model that cannot be converted is served as it is
         told = f"sklearn: it cannot be converted ({type(error).__name__}: {' '.join(str(error).split())[:200]})"
         return Finding("parity", title, True, told, either)

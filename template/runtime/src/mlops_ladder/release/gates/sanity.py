@@ -6,20 +6,24 @@ import numpy as np
 import pandas as pd
 
 from ...core.project import Project
+from ...data.problem import Problem, problem_of
 from ..judgement import Candidate, Finding, Release
 
+SUM = 1e-6  # of as many rounded numbers as there are classes
 SAME = 1e-9  # relative: the order of additions in a batch may differ, another row's value differs by more
 
 
 def check(candidate: Candidate, limits: Release) -> list[Finding]:
-    predicted, (low, high) = candidate.predicted, bounds(candidate.project)
-    shape, kinds = predicted.shape == (len(candidate.rows),), int(np.unique(predicted).size)
+    problem, predicted = problem_of(candidate.project), candidate.predicted
+    (low, high), needed = problem.bounds, problem.shape(len(candidate.rows))
+    shape, kinds = predicted.shape == needed, len(np.unique(predicted, axis=0))
     order = np.random.default_rng(0).permutation(len(candidate.rows))
     again = candidate.predict(candidate.rows.iloc[order])
     within = f"finite, {low:g} to {high:g}"
     return [
-        Finding("sanity", "shape", shape, f"{predicted.shape}", f"one a row, ({len(candidate.rows)},)"),
+        Finding("sanity", "shape", shape, f"{predicted.shape}", f"one a row, {needed}"),
         Finding("sanity", "predictions", possible(candidate.project, predicted), spread(predicted), within),
+        *sums(problem, predicted),
         Finding("sanity", "distinct predictions", kinds > 1, f"{kinds:,}", "2 or more"),
         Finding(
             "sanity",
@@ -38,16 +42,17 @@ def check(candidate: Candidate, limits: Release) -> list[Finding]:
     ]
 
 
-def bounds(project: Project) -> tuple[float, float]:
-    """Return the least and the largest prediction that can be: a probability, or what SCHEMA says of the target."""
-    rule = project.data.SCHEMA[project.data.TARGET]
-    if project.data.PROBLEM == "classification":
-        return 0.0, 1.0
-    return rule.get("min", float("-inf")), rule.get("max", float("inf"))
+def sums(problem: Problem, predicted: np.ndarray) -> list[Finding]:
+    """Return whether the probabilities of a row add up to 1, of several classes."""
+    if not problem.classes:
+        return []
+    apart = float(np.abs(predicted.sum(axis=-1) - 1).max())
+    told = f"{apart:.2g} from it at most"
+    return [Finding("sanity", "probabilities of a row add up to 1", apart <= SUM, told, f"within {SUM:g}")]
 
 
 def possible(project: Project, values: np.ndarray) -> bool:
-    low, high = bounds(project)
+    low, high = problem_of(project).bounds
     return bool(values.size and np.isfinite(values).all() and low <= values.min() and values.max() <= high)
 
 
