@@ -55,6 +55,43 @@ def weather(flights: pd.DataFrame) -> pd.DataFrame:
     return flights[["reading", "measured", "airport", "raining", "humidity", "temperature", "visibility"]]
 
 
+def forget_time(folder: Path) -> None:
+    """Take the time, and the slices, out of a project with own data."""
+    package = folder / "src" / package_of(folder)
+    text = reads(package / "data.py").replace('TIME = "measured"', "TIME = None").replace('["airport"]', "[]")
+    text = text.replace('    "measured": {"type": "time"},\n', "").replace("[TIME, KEY]", "KEY")
+    (package / "data.py").write_text(text)
+    for file in folder.glob("data/sample/*.parquet"):
+        pd.read_parquet(file).drop(columns="measured").to_parquet(file.with_name(f"part-{file.stem[-2:]}.parquet"))
+        file.unlink()
+    commit(folder, "Forget the time")
+
+
+@pytest.mark.slow
+def test_suite_of_a_project_passes_without_a_time(project: Render, environment: Render) -> None:
+    level = 2
+    folder = project(level)
+    bring_own_data(folder, environment(level))
+    forget_time(folder)
+    subprocess.run(["uv", "lock", "-q"], cwd=folder, check=True)
+    files = [*folder.glob("tests/test_*.py"), *folder.glob("tests/acceptance/test_level_[12].py")]
+    done = run_tests(folder, environment(level), files)
+    assert done.returncode == 0, done.stdout
+
+
+def run_tests(folder: Path, python: Path, files: list[Path]) -> subprocess.CompletedProcess[str]:
+    path = f"{python.parent}{os.pathsep}{os.environ['PATH']}"
+    return subprocess.run(
+        [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", *files],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": sources(folder), "PATH": path},
+        capture_output=True,
+        text=True,
+        timeout=1800,
+        check=False,
+    )
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("level", [LEVELS[0], LEVELS[-1]])  # the highest has the tests of those between
 def test_suite_of_a_project_passes_with_own_data(level: int, project: Render, environment: Render) -> None:
@@ -66,19 +103,7 @@ def test_suite_of_a_project_passes_with_own_data(level: int, project: Render, en
     if level == LEVELS[-1]:
         shutil.copytree(ROOT / "tests/runtime", folder / "tests/runtime", ignore=shutil.ignore_patterns("__pycache__"))
         files += [file for name in ABOUT_DATA for file in folder.glob(f"tests/runtime/*/test_{name}.py")]
-    done = subprocess.run(
-        [environment(level), "-m", "pytest", "-q", "-p", "no:cacheprovider", *files],
-        cwd=folder,
-        env={
-            **os.environ,
-            "PYTHONPATH": sources(folder),
-            "PATH": f"{environment(level).parent}{os.pathsep}{os.environ['PATH']}",
-        },
-        capture_output=True,
-        text=True,
-        timeout=1800,
-        check=False,
-    )
+    done = run_tests(folder, environment(level), files)
     assert done.returncode == 0, done.stdout
 
 
