@@ -275,7 +275,8 @@ def test_a_handed_over_model_is_taken_and_one_that_is_not_what_its_note_says_is_
     assert refused() == ["criteria"]
     configure("success", metrics={model.PRIMARY: {"margin": 0}})
     note = NOTE.read_text(encoding="utf-8")
-    NOTE.write_text(re.sub(r'("prediction": )[-+0-9.e]+', r"\g<1>0.123", note), encoding="utf-8")
+    number = r'("prediction": |"probabilities": {\s*"[^"]*": )[-+0-9.e]+'  # of several classes one a class
+    NOTE.write_text(re.sub(number, r"\g<1>0.123", note), encoding="utf-8")
     assert refused() == ["example"]
     NOTE.write_text(note, encoding="utf-8")
     MODEL.write_bytes(MODEL.read_bytes() + b"\0")

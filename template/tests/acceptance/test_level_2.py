@@ -237,14 +237,17 @@ def test_a_version_holds_all_it_needs_and_answers_raw_rows_as_at_its_training(
     folder = Path(mlflow.artifacts.download_artifacts(uri, tracking_uri=f"sqlite:///{workplace / 'mlflow.db'}"))
     signature = mlflow.models.Model.load(str(folder)).signature
     assert signature.inputs.input_names() == features.COLUMNS
-    assert signature.outputs.input_names() == [model.OUTPUT]
     assert "pandas==" in (folder / "requirements.txt").read_text("utf-8")
     assert [*folder.rglob("HANDOFF.md")]
     assert not [file for file in folder.rglob("*") if file.suffix in (".pkl", ".pickle", ".joblib", ".cloudpickle")]
 
     rows = data.read("data/raw").tail(20)[features.COLUMNS].reset_index(drop=True)
     fitted = model.load(Path("models/candidate/fitted/model.skops"))
-    expected = pytest.approx(list(model.predict(fitted, features.build(rows))), rel=1e-9)
+    predicted = np.asarray(model.predict(fitted, features.build(rows)))
+    labels = sorted(data.SCHEMA[data.TARGET]["values"]) if predicted.ndim > 1 else []  # of several classes
+    assert signature.outputs.input_names() == [model.OUTPUT, *(f"{model.OUTPUT}_{label}" for label in labels)]
+    answers = [labels[at] for at in predicted.argmax(axis=1)] if labels else list(predicted)
+    expected = pytest.approx(answers, rel=1e-9)
     assert list(mlflow.pyfunc.load_model(str(folder)).predict(rows)[model.OUTPUT]) == expected
     run("promote", "1", *REASON)
     with serve(workplace, "--model", f"models:/{name}@champion") as (service, _):

@@ -77,7 +77,11 @@ class Pyfunc(Servable):
 
 def one_each(opened: Any, table: Any) -> np.ndarray:
     """Return the finite predictions for TABLE, one a row: of several columns the first."""
-    predicted = np.asarray(opened.predict(table), "float64").reshape(len(table), -1)[:, 0]
+    answers = opened.predict(table)
+    try:
+        predicted = np.asarray(answers, "float64").reshape(len(table), -1)[:, 0]
+    except (ValueError, TypeError) as error:
+        raise ProjectError(f"the model answers with no number ({error}): of this project's own say models:/") from None
     if not np.isfinite(predicted).all():
         raise ValueError("the model has no finite prediction for a row")
     return predicted
