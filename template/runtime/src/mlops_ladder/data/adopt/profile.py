@@ -252,6 +252,8 @@ def decide(column: pd.Series, name: str, truth: pd.Series, named: tuple[str | No
             shown.role, shown.why = role, "named" if role != "key" else "one value a row"
             return shown
     shown.role, shown.why = role_of(column, given, shown, truth)
+    if shown.role not in USED:  # what is left out, personal data above all, is not written down either
+        shown.values, shown.low, shown.high = [], None, None
     return shown
 
 
