@@ -255,14 +255,13 @@ from pathlib import Path
 import pandas as pd
 from flight_delays import data, features
 from flight_delays.__main__ import PROJECT
-from mlops_ladder.data import data_sets, feature_tables, store, validate
+from mlops_ladder.data import data_sets, feature_tables, split, store, validate
 from mlops_ladder.data.joined import as_rows
 from mlops_ladder.data.rows import as_records
 from mlops_ladder.loop import feedback, prediction_log, retrain, simulate, stream_features
 from mlops_ladder.serving import score_batch
 from mlops_ladder.serving.check_handoff import Handover
 from mlops_ladder.serving.table_lookup import Lookup
-from mlops_ladder.training import handoff
 
 conf, key, slice_of = store.read(PROJECT), sys.argv[1], {name: data.SCHEMA[name] for name in features.COLUMNS}
 given = data.read(conf.raw).drop(columns=features.NUMBERS)
@@ -300,7 +299,7 @@ def one_file():
     return validate.read(PROJECT, place, "one", joins=True)
 
 handover = Handover(PROJECT, Path("models/model.skops"))
-handover.facts = {"trained_on": handoff.period(PROJECT, given)}
+handover.facts = {"trained_on": split.of(PROJECT).period(given)}
 [(_, logged)] = log.after(0)
 learned, simulated = retrained(), type("Options", (), dict(rows=conf.raw, since=None, until=None, seed=0, share=2))
 paths = {
@@ -316,7 +315,7 @@ paths = {
     "score-batch": batch(),
     "serve": served(),
     "stream": stream_features.transform(PROJECT, logged)[features.NUMBERS],
-    "simulate": of(simulate.read(PROJECT, simulated, [], [])),
+    "simulate": of(simulate.read(PROJECT, simulated, [], [])[0]),
 }
 for name, made in paths.items():
     made.reset_index(drop=True).to_parquet(f"{name}.parquet")

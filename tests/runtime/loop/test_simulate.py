@@ -61,7 +61,7 @@ def replay(url: str, *words: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, 
     options = parser.parse_args(["--url", url, *period, *words])
     shifts, outages = [simulate.shift(FLIGHTS, text) for text in options.drift], [*map(simulate.span, options.outage)]
     monkeypatch.setattr(simulate.Replay, "tell", lambda self, frozen: dict(self.counts))
-    return simulate.Replay(FLIGHTS, options, simulate.read(FLIGHTS, options, shifts, outages)).run()
+    return simulate.Replay(FLIGHTS, options, *simulate.read(FLIGHTS, options, shifts, outages)).run()
 
 
 @pytest.mark.practice("uninterrupted-e2e")

@@ -28,7 +28,7 @@ class DataModule(Protocol):
     PROBLEM: str
     TARGET: str
     KEY: str
-    TIME: str
+    TIME: str | None  # without one rows are split by the hash of GROUP, where that is declared, or KEY
     SLICES: list[str]
     LEAKS: list[str]
     SCHEMA: dict[str, Rule]

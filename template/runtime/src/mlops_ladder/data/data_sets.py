@@ -8,7 +8,7 @@ import pandas as pd
 
 from ..core import levels
 from ..core.project import Project
-from . import store
+from . import split, store
 
 ROWS = "rows"  # folder in a data set that a module here makes: rows as data.read returns them, which made it of no file
 MADE_OF = "made_of.json"  # beside it: the gathered files, and how many rows of the prediction log
@@ -37,8 +37,7 @@ def profile(project: Project, rows: pd.DataFrame) -> dict[str, Any]:
         plain = [str(value) if isinstance(value, pd.Timestamp) else float(value) for value in span]
         facts = dict(zip(("min", "max") if ordered else ("distinct",), plain, strict=True))
         columns[str(name)] = {"type": str(column.dtype), "missing": round(float(column.isna().mean()), 6), **facts}
-    moments = rows[project.data.TIME]
-    return {"rows": len(rows), "from": str(moments.min()), "to": str(moments.max()), "columns": columns}
+    return {"rows": len(rows), **split.span(project, rows), "columns": columns}
 
 
 def maker(project: Project, name: str) -> Callable[[Project, store.Store], Any] | None:

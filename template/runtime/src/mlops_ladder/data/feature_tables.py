@@ -24,7 +24,7 @@ import pydantic
 from ..core import files, settings
 from ..core.errors import ProjectError, Refused
 from ..core.project import Project
-from . import store
+from . import split, store
 from .rows import as_kind
 
 DATASET = "featured"  # the data set that `make` makes
@@ -172,6 +172,8 @@ def declarations(project: Project) -> dict[str, Declared]:
             reason = error.errors()[0] if isinstance(error, pydantic.ValidationError) else {"msg": str(error)}
             where = ".".join(map(str, reason.get("loc", ())))
             raise ProjectError(f"tables.py: TABLES[{name!r}]: {where} {reason['msg']}") from error
+    if found:
+        split.need_time(project, f"tables.py: {next(iter(found))}")
     return found
 
 
@@ -180,7 +182,7 @@ def compute(project: Project, name: str, declared: Declared, rows: pd.DataFrame)
     made = build(name, declared, rows)
     if made.empty:
         raise ProjectError(f"tables.py: the build of {name} makes no value of {len(rows):,} rows")
-    known_at = rows[project.data.TIME] + declared.known_after
+    known_at = rows[split.need_time(project, "a feature table")] + declared.known_after
     for cut in made["moment"].sort_values(ignore_index=True).iloc[[int(len(made) * share) for share in CUTS]].unique():
         then = build(name, declared, rows[known_at < cut])
         both = made[made["moment"] <= cut].merge(
@@ -234,7 +236,7 @@ def key_of(cells: Iterable[Any]) -> str | None:
 
 def join(project: Project, rows: pd.DataFrame, table: Table, values: pd.DataFrame) -> pd.DataFrame:
     """Return the table's features for ROWS, index kept: the newest of each row's key at its time, unless too old."""
-    times = rows[project.data.TIME]
+    times = rows[split.need_time(project, "a feature table")]
     moments = times if pd.api.types.is_datetime64_dtype(times) else as_kind(times, {"type": "time"})
     asked = pd.DataFrame({"key": keys(rows, table.key), "moment": moments.astype("datetime64[us]")})
     asked = asked.reset_index(drop=True).dropna().sort_values("moment").reset_index(names="at")
@@ -315,16 +317,15 @@ class Offline:
     @property
     def needs(self) -> set[str]:
         """The columns that the tables are joined by."""
-        return (
-            {self.project.data.TIME, *(name for table in self.tables for name in table.key)} if self.tables else set()
-        )
+        time = split.time_column(self.project)
+        return {time, *(name for table in self.tables for name in table.key)} if self.tables and time else set()
 
     def fill(self, rows: pd.DataFrame, cells: bool = False) -> pd.DataFrame:
         """Return ROWS with those of the tables' columns that they have not; with CELLS, too, a value where one is missing."""
         for table in self.tables:
             wanted = [name for name in table.features if name in self.columns]
             wanted = [name for name in wanted if name not in rows or (cells and rows[name].isna().any())]
-            if wanted and {self.project.data.TIME, *table.key} <= set(rows):
+            if wanted and {split.time_column(self.project), *table.key} <= set(rows):
                 found = join(self.project, rows, table, load(self.folder, table))[wanted]
                 given = rows[[name for name in wanted if name in rows]]
                 rows = rows.assign(

@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 from ..core import files
 from ..core.errors import ProjectError, Refused, UsageError
 from ..core.project import Project
-from . import sources, store
+from . import sources, split, store
 
 TELL_S = 5  # seconds between two lines about one long file
 
@@ -39,6 +39,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(project: Project, options: argparse.Namespace) -> None:
     if options.since and not sources.MONTH.fullmatch(options.since):
         raise UsageError(f"--since is {options.since!r}, must be a month such as 2013-06")
+    if options.since:
+        split.need_time(project, "--since")
     conf = store.read(project)
     with files.locked(conf.home / ".lock"):
         done = gather(project, conf, options.since, options.accept_changed)
@@ -62,7 +64,7 @@ def gather(project: Project, conf: store.Store, since: str = "", accept_changed:
     if not items:
         raise ProjectError(f"{conf.source.url} has no .parquet file: mend source.url in conf/data.yml")
     now = f"{datetime.now(UTC):%Y-%m}"
-    waiting = [item.name for item in items if item.month and item.month >= now]
+    waiting = [item.name for item in items if split.time_column(project) and item.month and item.month >= now]
     items = [item for item in items if item.name not in waiting and (item.month or since) >= since]
     done: dict[str, Any] = {"gathered": {}, "unchanged": [], "waiting": waiting, "refused": {}}
     for name in waiting:
@@ -138,10 +140,12 @@ def check_file(project: Project, file: Path, item: sources.Item, conf: store.Sto
     """Return the number of rows of FILE, which stands alone in its folder; raises Refused that says what is wrong.
 
     Your data.read must make rows of it with the columns of SCHEMA, all within the month of its name, and no key that
-    another file of that month has. Whether the values are any good is another check's business.
+    another file of that month has; without a time the name may be any, and no other file may have the key. Whether the
+    values are any good is another check's business.
     """
-    if not item.month:
-        raise Refused("its name holds no month as YYYY-MM")
+    time = split.time_column(project)
+    if time and not item.month:
+        raise Refused("its name holds no month as YYYY-MM; rows without a time need none: TIME = None in data.py")
     try:
         n_rows = pq.ParquetFile(file).metadata.num_rows
     except (pa.ArrowException, OSError):
@@ -159,12 +163,11 @@ def check_file(project: Project, file: Path, item: sources.Item, conf: store.Sto
         fits = is_kind.get(rule["type"], lambda _: True)
         if rows[name].notna().any() and not fits(rows[name]):
             raise Refused(f"column {name} holds {rows[name].dtype}, SCHEMA in data.py says {rule['type']}")
-    moments = rows[project.data.TIME].dt.tz_localize(None)
-    strays = moments[moments.dt.strftime("%Y-%m") != item.month]
-    if len(strays):
-        raise Refused(f"{len(strays):,} rows are not of {item.month}: {project.data.TIME} is {strays.iloc[0]}")
+    if time and len(strays := rows[time].dt.tz_localize(None)[split.months(project, rows) != item.month]):
+        raise Refused(f"{len(strays):,} rows are not of {item.month}: {time} is {strays.iloc[0]}")
     for other in sorted(conf.raw.glob("*.parquet")):
-        if other.name != item.name and item.month in other.name and project.data.KEY in pq.read_schema(other).names:
+        near = not time or (item.month or "") in other.name
+        if other.name != item.name and near and project.data.KEY in pq.read_schema(other).names:
             twice = rows[project.data.KEY].isin(pd.read_parquet(other, columns=[project.data.KEY])[project.data.KEY])
             if twice.any():
                 first = rows[project.data.KEY][twice].iloc[0]

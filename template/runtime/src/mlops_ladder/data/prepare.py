@@ -2,7 +2,7 @@
 
 python -m {package} prepare
 
-Each file holds the key, the time, the inputs of features.build and the target. Run it again after `ingest` or after
+Each file holds the key, the time, the inputs of features.build and the target; without a time there is one file. Run it again after `ingest` or after
 an edit of data.py or features.py: it writes what differs and takes away months that are gone.
 """
 
@@ -12,7 +12,7 @@ import sys
 
 from ..core import files
 from ..core.project import Project
-from . import store
+from . import split, store
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,11 +25,15 @@ def run(project: Project, options: argparse.Namespace) -> None:
         rows = store.read_rows(project, conf)
         inputs = project.features.build(rows[project.features.COLUMNS])
         prepared = rows[
-            [name for name in (project.data.KEY, project.data.TIME, project.data.TARGET) if name not in inputs]
+            [
+                name
+                for name in (project.data.KEY, split.time_column(project), project.data.TARGET)
+                if name and name not in inputs
+            ]
         ].join(inputs)
         conf.prepared.mkdir(parents=True, exist_ok=True)
         stale, written = set(conf.prepared.glob("*.parquet")), []
-        for month, part in prepared.groupby(rows[project.data.TIME].dt.strftime("%Y-%m")):
+        for month, part in prepared.groupby(split.months(project, rows)):
             file = conf.prepared / f"{month}.parquet"
             stale.discard(file)
             if files.replaced(file, part.to_parquet(index=False)):

@@ -21,6 +21,7 @@ from ..core import settings
 from ..core.errors import ProjectError, Refused
 from ..core.project import Project
 from ..core.settings import expand, hide
+from . import split
 from .store import Source
 
 MONTH = re.compile(r"(?<!\d)(\d{4}-(?:0[1-9]|1[0-2]))(?!\d)")
@@ -168,7 +169,10 @@ class Index:
 
 
 class Table:
-    """A table or view of a database: each month of data.TIME is a file. Changed is a month whose row count did."""
+    """A table or view of a database: each month of data.TIME is a file, without a time the whole is one.
+
+    Changed is a file whose row count did.
+    """
 
     def __init__(self, project: Project, source: Source, url: str) -> None:
         self.project = project
@@ -184,43 +188,48 @@ class Table:
             self.table = sql.Table(name, sql.MetaData(), schema=schema or None, autoload_with=self.engine)
         except (sql.exc.SQLAlchemyError, ImportError) as error:
             raise self.complaint(error) from None
-        time_column = self.table.c.get(project.data.TIME)
-        if time_column is None or not isinstance(time_column.type, sql.DateTime | sql.Date):
-            raise ProjectError(
-                f"table {source.table} has no date-time column {project.data.TIME}: it tells the months apart"
-            )
-        self.time = time_column
-        self.zone = "UTC" if getattr(time_column.type, "timezone", False) else None
+        time = split.time_column(project)
+        self.time = self.table.c.get(time) if time else None
+        if time and (self.time is None or not isinstance(self.time.type, sql.DateTime | sql.Date)):
+            raise ProjectError(f"table {source.table} has no date-time column {time}: it tells the months apart")
+        self.zone = "UTC" if self.time is not None and getattr(self.time.type, "timezone", False) else None
         self.counts: dict[str, int] = {}
 
     def complaint(self, error: Exception) -> ProjectError:
         first_line = str(getattr(error, "orig", None) or error).partition("\n")[0]
         return ProjectError(f"{self.source.url}, table {self.source.table}: {hide(first_line, self.source.url)}")
 
-    def items(self) -> list[Item]:
-        year, month = sql.extract("year", self.time), sql.extract("month", self.time)
+    def ask(self, query: sql.Executable) -> Any:
         try:
             with self.engine.connect() as connection:
-                counts = connection.execute(sql.select(year, month, sql.func.count()).group_by(year, month)).all()
+                return connection.execute(query).all()
         except sql.exc.SQLAlchemyError as error:
             raise self.complaint(error) from None
+
+    def items(self) -> list[Item]:
+        origin = f"{self.source.url} {self.source.table}"
+        if self.time is None:
+            [[n_rows]] = self.ask(sql.select(sql.func.count()).select_from(self.table))
+            self.counts = {split.WHOLE: n_rows}
+            return [Item(f"{self.table.name}.parquet", origin, split.WHOLE)] if n_rows else []
+        year, month = sql.extract("year", self.time), sql.extract("month", self.time)
+        counts = self.ask(sql.select(year, month, sql.func.count()).group_by(year, month))
         if nowhere := sum(row[2] for row in counts if row[0] is None):
             raise ProjectError(
-                f"{nowhere:,} rows of table {self.source.table} have no {self.project.data.TIME}: mend them there"
+                f"{nowhere:,} rows of table {self.source.table} have no {self.time.name}: mend them there"
             )
         self.counts = {f"{int(row[0]):04}-{int(row[1]):02}": row[2] for row in counts}
-        origin = f"{self.source.url} {self.source.table}"
         return [Item(f"{self.table.name}-{month}.parquet", f"{origin} {month}", month) for month in self.counts]
 
     def mark(self, item: Item) -> str | None:
         return f"{self.counts[item.address]} rows"
 
     def fetch(self, item: Item, target: Path, tell: Tell) -> None:
-        start = pd.Timestamp(item.address, tz=self.zone)
-        within = [self.time >= start.to_pydatetime(), self.time < (start + pd.offsets.MonthBegin()).to_pydatetime()]
-        order = (
-            [self.time, self.table.c[self.project.data.KEY]] if self.project.data.KEY in self.table.c else [self.time]
-        )
+        within, order = list[Any](), [self.table.c[name] for name in [self.project.data.KEY] if name in self.table.c]
+        if self.time is not None:
+            start = pd.Timestamp(item.address, tz=self.zone)
+            end = start + pd.offsets.MonthBegin()
+            within, order = [self.time >= start.to_pydatetime(), self.time < end.to_pydatetime()], [self.time, *order]
         schema = pa.schema([(column.name, arrow_type(column)) for column in self.table.c])
         n_rows = 0
         try:

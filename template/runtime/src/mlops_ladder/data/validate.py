@@ -22,7 +22,7 @@ import pydantic
 from ..core import settings
 from ..core.errors import ProjectError, Refused, UsageError
 from ..core.project import Project
-from . import data_sets, store
+from . import data_sets, split, store
 from .joined import find_tables
 from .rows import MAX_LENGTH
 
@@ -36,6 +36,7 @@ HELD_AS = {  # a type's columns, or the single values of a column of objects, as
     "number": ["int64", "float64", "int", "float"],
 }
 OTHERS = ("commands", "gates")  # folders of your package that make no rows
+LIMITS = "conf/validation.yml"
 LARGEST = 1.7e308  # what is beyond is infinite
 HEAD = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Data validation</title><style>
 body {font: 15px system-ui; margin: 2rem} table {border-collapse: collapse}
@@ -215,7 +216,12 @@ def expectations(project: Project, schema: Schema, limits: Validation, as_of: pd
             must("not be missing", "ColumnValuesToNotBeNull", column=name)
         elif learning:
             share = limits.max_missing
-            must(f"be missing in {share:.0%} at most", "ColumnValuesToNotBeNull", column=name, mostly=1 - share)
+            must(
+                f"be missing in {share:.0%} at most (max_missing, {LIMITS})",
+                "ColumnValuesToNotBeNull",
+                column=name,
+                mostly=1 - share,
+            )
         if "values" in rule:
             words = f"be one of {', '.join(map(str, rule['values']))}"
             must(words, "ColumnValuesToBeInSet", column=name, value_set=rule["values"])
@@ -236,13 +242,20 @@ def expectations(project: Project, schema: Schema, limits: Validation, as_of: pd
             must("be unique", "ColumnValuesToBeUnique", column=name)
     if learning:
         low, high, latest = limits.min_rows, limits.max_rows, as_of or now()
-        must(f"be {low:,} to {high:,}", "TableRowCountToBeBetween", min_value=low, max_value=high)
+        must(
+            f"be {low:,} to {high:,} (min_rows, max_rows, {LIMITS})",
+            "TableRowCountToBeBetween",
+            min_value=low,
+            max_value=high,
+        )
         must("vary", "ColumnUniqueValueCountToBeBetween", column=project.data.TARGET, min_value=2)
-        must("be in time order", "ColumnValuesToBeIncreasing", column=project.data.TIME)
-        must(f"not lie after {as_of or 'now'}", "ColumnValuesToBeBetween", column=project.data.TIME, max_value=latest)
-        if as_of:
-            oldest = latest - pd.Timedelta(days=limits.max_age_days)
-            must(f"reach {oldest}", "ColumnMaxToBeBetween", column=project.data.TIME, min_value=oldest)
+        if time := split.time_column(project):
+            must("be in time order", "ColumnValuesToBeIncreasing", column=time)
+            must(f"not lie after {as_of or 'now'}", "ColumnValuesToBeBetween", column=time, max_value=latest)
+            if as_of:
+                oldest = latest - pd.Timedelta(days=limits.max_age_days)
+                words = f"reach {oldest} (max_age_days, {LIMITS})"
+                must(words, "ColumnMaxToBeBetween", column=time, min_value=oldest)
     return gx.ExpectationSuite(name="schema", expectations=found)
 
 
@@ -323,7 +336,7 @@ def write_report(report: Report, file: Path) -> None:
         page.append("</table>")
     file.write_text("\n".join([*page, "</html>", ""]), encoding="utf-8")
     if report.breaches:
-        advice = f"mend the rows, or SCHEMA in data.py where it is wrong; report {file}"
+        advice = f"mend the rows, or SCHEMA in data.py or {LIMITS} where these are wrong; report {file}"
         raise Refused("\n  ".join([str(report), *map(str, report.breaches), advice]))
 
 
@@ -340,16 +353,18 @@ def check_schema(project: Project, schema: Schema) -> None:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))
         raise ProjectError(f"SCHEMA in {file.name}: {key}: {first['msg']} (given: {first['input']!r})") from error
+    time, group = split.time_column(project), split.of(project).group
     named = {
         "TARGET": [project.data.TARGET],
         "KEY": [project.data.KEY],
-        "TIME": [project.data.TIME],
+        "TIME": [time] if time else [],
+        "GROUP": [group] if group else [],
         "SLICES": project.data.SLICES,
     }
     for where, wanted in {**named, "COLUMNS in features.py": project.features.COLUMNS}.items():
         if absent := [name for name in wanted if name not in columns]:
             raise ProjectError(f"{where} names {', '.join(absent)}, which SCHEMA in {file.name} does not describe")
-    if columns[project.data.TIME].type != "time":
-        raise ProjectError(
-            f"TIME is {project.data.TIME}, in SCHEMA a {columns[project.data.TIME].type}: it must be a time"
-        )
+    if time and columns[time].type != "time":
+        raise ProjectError(f"TIME is {time}, in SCHEMA a {columns[time].type}: it must be a time, or None without one")
+    if not project.features.COLUMNS:
+        raise ProjectError("COLUMNS in features.py is empty: name one column of SCHEMA or more that build() reads")

@@ -26,7 +26,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from ..core import settings
 from ..core.errors import ProjectError
 from ..core.project import Project
-from ..data import rows
+from ..data import rows, split
 from ..data.feature_tables import text
 
 if TYPE_CHECKING:
@@ -481,8 +481,9 @@ def as_raw(project: Project, found: "pl.DataFrame") -> "pd.DataFrame":
         sent = place in found.columns and (rule.get("null") or found[place].null_count() < len(found))
         if sent and name not in (project.data.TARGET, project.data.KEY):
             table[name] = found[place].to_pandas()
-    at = found["at"].dt.replace_time_zone(None).to_pandas()
-    table[project.data.TIME] = table[project.data.TIME].fillna(at) if project.data.TIME in table else at
+    if time := split.time_column(project):
+        at = found["at"].dt.replace_time_zone(None).to_pandas()
+        table[time] = table[time].fillna(at) if time in table else at
     rules = {name: rule for name, rule in project.data.SCHEMA.items() if name in table}
     return pd.DataFrame({name: rows.as_kind(table[name], rule) for name, rule in rules.items()})
 

@@ -22,7 +22,7 @@ import pandas as pd
 from ..core import clock, files, progress, repository, settings
 from ..core.errors import Busy, ProjectError, Refused, Unmet, UsageError
 from ..core.project import Project
-from ..data import data_sets, feature_tables, store
+from ..data import data_sets, feature_tables, split, store
 from ..release import approve, deploy, environments, gate, judgement, on_register
 from ..training import dvc_pipeline, pipeline, tracking, train
 from . import audit, experiment, prediction_log, triggers
@@ -166,7 +166,7 @@ def look(project: Project, engine: Any, policy: Policy, options: argparse.Namesp
     learned_until = clock.moment(made_by.data.params["trained_before"])
     learned = [one["until"] for one in past if one["data"]]
     since = clock.moment(learned[-1]) if learned else trained
-    count, newest = triggers.labels(engine, since, project.data.TIME)
+    count, newest = triggers.labels(engine, since, split.time_column(project))
     known = store.read_manifest(store.read(project)).values()
     gathered = sum(n for one in known for at, n in store.rows_added(one).items() if clock.moment(at) > since)
     alerts = [
@@ -380,7 +380,7 @@ def make(project: Project, conf: store.Store) -> None:
         rows = pd.concat([rows, logged.astype(kinds)], ignore_index=True) if len(logged) else rows
     else:
         rows = logged
-    rows = rows.sort_values([project.data.TIME, project.data.KEY], ignore_index=True)
+    rows = split.oldest_first(project, rows)
     aside = (pd.util.hash_array((f"{ASIDE}:" + rows[project.data.KEY].astype(str)).to_numpy(dtype=object)) % 10_000) < (
         triggers.read(project).stable.share * 10_000
     )
@@ -388,7 +388,7 @@ def make(project: Project, conf: store.Store) -> None:
     folder, written = conf.home / DATASET, set[Path]()
     for place, part in ((data_sets.ROWS, rows[~aside]), (ASIDE, rows[aside])):
         (folder / place).mkdir(parents=True, exist_ok=True)
-        for month, some in part.groupby(part[project.data.TIME].dt.strftime("%Y-%m")):
+        for month, some in part.groupby(split.months(project, part)):
             file = folder / place / f"{month}.parquet"
             files.replaced(file, some.to_parquet(index=False))
             written.add(file)
@@ -397,7 +397,7 @@ def make(project: Project, conf: store.Store) -> None:
     facts = ("origin", "gathered", "sha256")
     known = {} if raw is None else store.read_manifest(conf)
     origins = {name: {fact: one[fact] for fact in facts} for name, one in known.items()}
-    span = [str(moment) for moment in logged[project.data.TIME].agg(["min", "max"])] if len(logged) else []
+    span = [*split.span(project, logged).values()] if len(logged) else []
     made_of = {"files": origins, "log": {"rows": len(logged), "span": span}}
     made_of |= {"tables": feature_tables.Offline.of(project, project.data.SCHEMA).version}
     files.replaced(folder / data_sets.MADE_OF, json.dumps(made_of, indent=1, sort_keys=True).encode())

@@ -13,6 +13,7 @@ from scipy import stats
 from ..core import settings
 from ..core.errors import ProjectError
 from ..core.project import Project
+from ..data import split
 from ..release.gates import fairness
 from ..release.judgement import Release
 from . import drift
@@ -86,8 +87,8 @@ class Seen:
         self.n_settled, self.n_labelled = self.n_settled + len(settled), self.n_labelled + settled.count()
         moments = [
             rows[name].cast(pl.Datetime("us"))
-            for rows, name in ((sent, self.project.data.TIME), (chunk, "at"))
-            if name in rows
+            for rows, name in ((sent, split.time_column(self.project)), (chunk, "at"))
+            if name and name in rows  # a row without a time is of the moment when it was asked
         ]
         hours = pl.select(hour=pl.coalesce(moments).dt.truncate("1h"))
         hours = hours.group_by("hour").len().drop_nulls().cast({"len": pl.UInt64})

@@ -29,7 +29,7 @@ from ..core.clock import moment
 from ..core.errors import ProjectError, UsageError
 from ..core.progress import say
 from ..core.project import Project
-from ..data import feature_tables
+from ..data import feature_tables, split
 from ..data.rows import as_records
 from ..release import judgement
 from ..training import tracking
@@ -64,6 +64,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         metavar="TIME",
         help="moment after the last row (default: to the newest)",
     )
+    parser.add_argument(
+        "--days", type=float, default=90, help="over which rows without a time are spread (default: %(default)s)"
+    )
     parser.add_argument("--share", type=float, default=1.0, help="of the rows, drawn by the seed (default: all)")
     parser.add_argument("--label-days", type=float, default=3, help="from a row to its label (default: %(default)s)")
     parser.add_argument(
@@ -95,11 +98,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(project: Project, options: argparse.Namespace) -> None:
-    if options.every <= 0 or options.label_days < 0 or (options.speed is not None and options.speed <= 0):
-        raise UsageError("--every and --speed must be above 0 days, --label-days 0 or more: time goes on")
+    positive = [days for days in (options.every, options.days, options.speed) if days is not None]
+    if min(positive) <= 0 or options.label_days < 0:
+        raise UsageError("--every, --days and --speed must be above 0 days, --label-days 0 or more: time goes on")
     shifts, outages = [shift(project, text) for text in options.drift], [span(text) for text in options.outage]
-    rows = read(project, options, shifts, outages)
-    told = Replay(project, options, rows).run()
+    rows, moments = read(project, options, shifts, outages)
+    told = Replay(project, options, rows, moments).run()
     project.path(REPORT).parent.mkdir(parents=True, exist_ok=True)
     (project.path(REPORT).parent / ".gitignore").write_text("*\n", encoding="utf-8")
     files.replaced(project.path(REPORT), json.dumps(told, indent=1).encode())
@@ -128,20 +132,21 @@ def span(text: str) -> tuple[datetime, datetime]:
 
 def read(
     project: Project, options: argparse.Namespace, shifts: list[Shift], outages: list[tuple[datetime, datetime]]
-) -> pd.DataFrame:
-    """Return the rows to replay, oldest first, as they are sent: drawn, shifted, without those of an outage."""
+) -> tuple[pd.DataFrame, pd.Series]:
+    """Return the rows to replay, oldest first, as they are sent, and when: drawn, shifted, without those of an outage."""
     rows = feature_tables.Offline.of(project, project.data.SCHEMA).fill(project.data.read(options.rows), cells=True)
-    rows = rows.sort_values([project.data.TIME, project.data.KEY], ignore_index=True)
-    moments = rows[project.data.TIME]
+    rows = split.oldest_first(project, rows) if split.time_column(project) else split.of(project).ordered(rows)
+    moments = moments_of(project, options, rows)
     wanted = (moments >= (options.since or moments.min())) & (moments < (options.until or pd.Timestamp.max))
     for first, last in outages:
         wanted &= (moments < first) | (moments >= last)
     draw = np.random.default_rng(options.seed)
-    rows = rows[wanted & (draw.random(len(rows)) < options.share)].reset_index(drop=True)
+    wanted &= draw.random(len(rows)) < options.share
+    rows, moments = (part[wanted].reset_index(drop=True) for part in (rows, moments))
     if rows.empty:
         raise ProjectError(f"no rows of {options.rows} are in that time: mend --from, --until or --share")
     for one in shifts:
-        later = rows[project.data.TIME] >= one.when
+        later = moments >= one.when
         if one.column == "labels":
             turned = later & (draw.random(len(rows)) < one.amount)
             truth = rows[project.data.TARGET]
@@ -152,14 +157,23 @@ def read(
             rule = project.data.SCHEMA[one.column]
             moved = rows[one.column] + one.amount
             rows[one.column] = rows[one.column].where(~later, moved.clip(rule.get("min"), rule.get("max")))
-    return rows
+    return rows, moments
+
+
+def moments_of(project: Project, options: argparse.Namespace, rows: pd.DataFrame) -> pd.Series:
+    """Return when each row is sent: at its time or, without one, evenly from --from (--days ago) for --days."""
+    if time := split.time_column(project):
+        return rows[time]
+    days = timedelta(days=options.days)
+    begin = options.since or datetime.now(UTC).replace(tzinfo=None) - days
+    return pd.Series(pd.date_range(begin, begin + days, periods=len(rows) + 1, inclusive="left", unit="us"))
 
 
 class Replay:
     """One pass over the rows: each is asked about at its time, and labelled some days later."""
 
-    def __init__(self, project: Project, options: argparse.Namespace, rows: pd.DataFrame) -> None:
-        self.project = project
+    def __init__(self, project: Project, options: argparse.Namespace, rows: pd.DataFrame, moments: pd.Series) -> None:
+        self.project, self.moments = project, moments
         self.options, self.rows, self.draw = options, rows, random.Random(options.seed)
         self.predicted = np.full(len(rows), np.nan)  # where nothing was answered
         self.versions = np.full(len(rows), None, dtype=object)
@@ -170,31 +184,29 @@ class Replay:
     def run(self) -> dict[str, Any]:
         import httpx
 
-        rows, every = self.rows, timedelta(days=self.options.every)
+        rows, moments, every = self.rows, self.moments, timedelta(days=self.options.every)
         late = timedelta(days=self.options.label_days)
         with httpx.Client(base_url=self.options.url, timeout=30) as client:
             try:
                 told = client.get("/model").raise_for_status().json()
             except httpx.HTTPError as error:
                 raise ProjectError(f"no service answers at {self.options.url}: {error}") from None
-            start, labelled = rows[self.project.data.TIME].iloc[0], 0
+            start, labelled = moments.iloc[0], 0
             known = [
                 name
                 for name in self.project.data.SCHEMA
                 if name not in {self.project.data.TARGET, *self.project.data.LEAKS} and name in rows
             ]
             records = as_records(rows[known])
-            while start <= rows[self.project.data.TIME].iloc[-1]:
+            while start <= moments.iloc[-1]:
                 end = start + every
                 self.begun.append((start, datetime.now(UTC)))
                 began = time.monotonic()
-                for number in rows.index[
-                    (rows[self.project.data.TIME] >= start) & (rows[self.project.data.TIME] < end)
-                ]:
-                    self.keep_pace(rows[self.project.data.TIME].iloc[number] - start, began)
+                for number in rows.index[(moments >= start) & (moments < end)]:
+                    self.keep_pace(moments.iloc[number] - start, began)
                     self.ask(client, number, records[number])
-                self.keep_pace(min(end, rows[self.project.data.TIME].iloc[-1]) - start, began)
-                due = int((rows[self.project.data.TIME] < end - late).sum())
+                self.keep_pace(min(end, moments.iloc[-1]) - start, began)
+                due = int((moments < end - late).sum())
                 self.label(client, labelled, due)
                 labelled, start = due, end
                 if self.options.loop:
@@ -254,7 +266,7 @@ class Replay:
         alone = judgement.predict(tracking.open_version(client, chosen.model, frozen), rows)
         names = settings.read(self.project, "release", judgement.Release).quality.over_champion
         months = []
-        for month, some in rows[answered].groupby(rows[self.project.data.TIME].dt.strftime("%Y-%m")):
+        for month, some in rows[answered].groupby(self.moments.dt.strftime("%Y-%m")):
             truth = some[self.project.data.TARGET]
             if len(some) < FEWEST or truth.nunique() < 2:
                 continue

@@ -302,8 +302,10 @@ def gone(happened: sql.engine.ExceptionContext) -> None:
         raise ProjectError(f"the retrainings in the prediction log: {said}; run this again, it goes on from there")
 
 
-def labels(engine: sql.Engine, since: datetime, time: str) -> tuple[int, datetime | None]:
+def labels(engine: sql.Engine, since: datetime, time: str | None) -> tuple[int, datetime | None]:
     """Return how many predictions got their label after SINCE, and the newest time, by column TIME, of rows that have one.
+
+    Without such a column a row is of the moment when it was asked.
 
     A label that no prediction has, as of rows that nobody asked about, teaches nothing. Later than the newest time may
     be one row in a hundred: a mistyped year is no news.
@@ -313,7 +315,9 @@ def labels(engine: sql.Engine, since: datetime, time: str) -> tuple[int, datetim
     asked, at = PREDICTIONS.c.inputs, PREDICTIONS.c.at
     latest = sql.select(asked, at).join(LABELS, LABELS.c.key == PREDICTIONS.c.key).order_by(at.desc()).limit(1000)
     with engine.connect() as connection:
-        found = sorted(moment(str(json.loads(inputs).get(time) or when)) for inputs, when in connection.execute(latest))
+        found = sorted(
+            moment(str((time and json.loads(inputs).get(time)) or when)) for inputs, when in connection.execute(latest)
+        )
         newest = found[int(0.99 * (len(found) - 1))] if found else None
         return connection.execute(arrived).scalar() or 0, newest
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ..core import files
 from ..core.errors import ProjectError, Refused
 from ..core.project import Project
-from ..data import store
+from ..data import split, store
 from ..training import tracking
 from . import data_sets, lineage, policy
 
@@ -145,7 +145,9 @@ def card(project: Project, chosen: Any, client: "MlflowClient", version: str) ->
     released = [
         one for one in lineage.releases(project, client) if one["version"] == version and one["model"] == chosen.model
     ]
-    profile = cut["profile"]
+    profile, how = cut["profile"], split.read(project, cut)
+    period = f"from {profile['from'][:10]} to {profile['to'][:10]}" if "from" in profile else "without a time"
+    before, later = (f" before {cut['cuts'][0]}", f"later than {cut['cuts'][1]}") if how.by_time else ("", "held out")
     approved = {key: made.tags[key] for key in ("approved_by", "approved_at", "approved_reason") if key in made.tags}
     lines = [
         f"# {chosen.model} version {version}",
@@ -164,10 +166,10 @@ def card(project: Project, chosen: Any, client: "MlflowClient", version: str) ->
         "",
         f"- {tags['family']}, trained by {tags['by']} on {tracking.moment(made_by.info.start_time)}, owner {tags['owner']}",
         f"- commit {tags['commit']}, environment {tags['lock'][:12]} (uv.lock), run {made.run_id}",
-        f"- data {tags['data']}: {profile['rows']:,} rows from {profile['from'][:10]} to {profile['to'][:10]}",
-        f"- trained on {cut['rows']['train']:,} rows before {cut['cuts'][0]}",
+        f"- data {tags['data']}: {profile['rows']:,} rows {period}",
+        f"- trained on {cut['rows']['train']:,} rows{before}, split by {how}",
         "",
-        f"## How good it is on {cut['rows']['test']:,} rows later than {cut['cuts'][1]}",
+        f"## How good it is on {cut['rows']['test']:,} rows {later}",
         "",
         "| metric | this version | trivial baseline |",
         "| --- | --- | --- |",

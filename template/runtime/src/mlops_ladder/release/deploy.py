@@ -125,11 +125,10 @@ def shortcomings(project: Project, name: str, made: Any, trained: Any, digest: s
 def held_out(project: Project, client: "MlflowClient", trained: Any) -> pd.DataFrame:
     """Return the test rows of a run, of the data version that it was trained on."""
 
-    split = json.loads(tracking.read_artifact(client, trained, "split.json"))
+    facts = json.loads(tracking.read_artifact(client, trained, "split.json"))
     with tempfile.TemporaryDirectory() as folder:
         versions.restore(project, trained.data.tags["data"].partition("@")[2], Path(folder))
-        rows = data_sets.read(project, Path(folder)).sort_values(project.data.TIME, kind="stable", ignore_index=True)
-    return stages.cut(project, stages.sample(project, rows, split["sample"]), split["cuts"])["test"]
+        return stages.cut(project, data_sets.read(project, Path(folder)), facts)["test"]
 
 
 def now(told: list[dict[str, str]]) -> dict[str, str]:

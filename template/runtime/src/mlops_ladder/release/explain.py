@@ -23,7 +23,7 @@ from ..core.project import Project
 from ..data import data_sets, versions
 from ..data.joined import as_rows
 from ..data.rows import as_records
-from ..training import tracking
+from ..training import stages, tracking
 from . import judgement
 
 N_ROWS = 250  # training rows that stand for the average; the standard error falls with its root and is printed
@@ -56,8 +56,8 @@ def explain(project: Project, row: dict[str, Any], version: str | None = None) -
     made = tracking.find_version(client, chosen.model, version)
     own = tracking.open_version(client, chosen.model, version)  # the version's own code and note
     note = own.note
-    cut = json.loads(tracking.read_artifact(client, client.get_run(made.run_id), "split.json"))["cuts"][0]
-    background = as_rows(project, typical(project, made.tags["data"], own.features.__package__, cut), note["columns"])
+    facts = json.loads(tracking.read_artifact(client, client.get_run(made.run_id), "split.json"))
+    background = as_rows(project, typical(project, made.tags["data"], own.features.__package__, facts), note["columns"])
 
     def predict(rows: pd.DataFrame) -> np.ndarray:
         return own.predict(None, rows).iloc[:, 0].to_numpy()
@@ -77,13 +77,12 @@ def explain(project: Project, row: dict[str, Any], version: str | None = None) -
     }
 
 
-def typical(project: Project, name: str, package: str, cut: str) -> pd.DataFrame:
+def typical(project: Project, name: str, package: str, facts: dict[str, Any]) -> pd.DataFrame:
     """Return N_ROWS training rows of a data version, picked evenly, read by the version's own data.py."""
     source = import_module(f"{package}.data")
     with tempfile.TemporaryDirectory() as folder:
         versions.restore(project, name.partition("@")[2], Path(folder))
-        rows = data_sets.read(project, Path(folder), source)
-    rows = rows[rows[source.TIME] < pd.Timestamp(cut)]
+        rows = stages.cut(project, data_sets.read(project, Path(folder), source), facts, source)["train"]
     return rows.iloc[np.linspace(0, len(rows) - 1, min(N_ROWS, len(rows))).astype(int)].reset_index(drop=True)
 
 

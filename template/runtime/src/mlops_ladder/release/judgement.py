@@ -21,7 +21,7 @@ from ..core.errors import ProjectError
 from ..core.project import Project
 from ..core.settings import Settings
 from ..data import data_sets, versions
-from ..training import pipeline, stages, tracking
+from ..training import pipeline, recording, stages, tracking
 from ..training.pipeline import Training
 from ..training.success import Criterion
 from . import environments
@@ -104,7 +104,7 @@ class Release(Settings, frozen=True):
 class Champion:
     version: str
     predicted: np.ndarray  # for each row of the candidate's `rows`
-    unseen: np.ndarray  # which of these rows are later than all that it was trained on
+    unseen: np.ndarray  # which of these rows it cannot have been trained on
 
 
 class Candidate:
@@ -140,13 +140,10 @@ class Candidate:
     @cached_property
     def splits(self) -> dict[str, pd.DataFrame]:
         """The rows of train, validation and test, out of the data version that the run names, as it cut them."""
-        split = json.loads(tracking.read_artifact(self.client, self.run, "split.json"))
+        facts = json.loads(tracking.read_artifact(self.client, self.run, "split.json"))
         with tempfile.TemporaryDirectory() as folder:
             versions.restore(self.project, self.run.data.tags["data"].partition("@")[2], Path(folder))
-            rows = data_sets.read(self.project, Path(folder)).sort_values(
-                self.project.data.TIME, kind="stable", ignore_index=True
-            )
-        return stages.cut(self.project, stages.sample(self.project, rows, split["sample"]), split["cuts"])
+            return stages.cut(self.project, data_sets.read(self.project, Path(folder)), facts)
 
     @cached_property
     def rows(self) -> pd.DataFrame:
@@ -179,8 +176,8 @@ class Candidate:
         if not version:
             return None
         run = self.client.get_run(tracking.find_version(self.client, self.name, version).run_id)
-        learned_until = pd.Timestamp(run.data.params["trained_before"])
-        unseen = (self.rows[self.project.data.TIME] >= learned_until).to_numpy()
+        learned_by = recording.split_of(self.project, self.client, run)
+        unseen = learned_by.unseen(self.rows, *self.splits.values())
         return Champion(version, predict(tracking.open_version(self.client, self.name, version), self.rows), unseen)
 
     def some(self, n_rows: int) -> pd.DataFrame:

@@ -19,7 +19,7 @@ import pandas as pd
 from ..core import files
 from ..core.errors import ProjectError, Refused
 from ..core.project import Project
-from ..data import joined, rows, store
+from ..data import joined, rows, split, store
 from ..training import handoff, success
 from . import score
 
@@ -79,6 +79,11 @@ class Handover:
         return score.load(self.project, self.file)
 
     @cached_property
+    def how(self) -> split.Split:
+        """How the author split the rows; a note from before there was a choice is by time."""
+        return split.read(self.project, self.facts.get("split", {}))
+
+    @cached_property
     def train(self) -> pd.DataFrame:
         return self.gathered("trained_on")
 
@@ -96,8 +101,7 @@ class Handover:
     def gathered(self, which: str) -> pd.DataFrame:
         """Return the store's rows of one of the note's periods; raises Refused when there are fewer than it says."""
         noted = self.facts[which]
-        rows = store.read_rows(self.project, store.read(self.project))
-        rows = rows[rows[self.project.data.TIME].between(pd.Timestamp(noted["from"]), pd.Timestamp(noted["to"]))]
+        rows = self.how.within(store.read_rows(self.project, store.read(self.project)), noted)
         if len(rows) < max(noted["rows"], 1):
             raise Refused(
                 f"{which}: {len(rows):,} rows from {noted['from']} to {noted['to']} are in {store.read(self.project).raw}, "
@@ -145,9 +149,10 @@ class Handover:
         return f"gives {predicted:.6f} again"
 
     def rows(self) -> str:
-        if not self.train[self.project.data.TIME].max() < self.held_out[self.project.data.TIME].min():
-            raise Refused("held-out rows are not later than the training rows: the metrics say nothing")
-        return f"{len(self.held_out):,} held out, later than the {len(self.train):,} of training"
+        kind = self.how.held_out
+        if not self.how.position(self.train).max() < self.how.position(self.held_out).min():
+            raise Refused(f"held-out rows are not {kind} than the training rows: the metrics say nothing")
+        return f"{len(self.held_out):,} held out, {kind} than the {len(self.train):,} of training"
 
     def metrics(self) -> str:
         for name, value in self.facts["metrics"].items():

@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ..core import settings
 from ..core.errors import ProjectError
 from ..core.project import Project
-from ..data import feature_tables
+from ..data import feature_tables, split
 from .app import LOG, App, Service, explain
 from .contract import Unanswerable, cell
 
@@ -90,11 +90,11 @@ class Lookup:
 
 def at(project: Project, row: dict[str, Any], table: feature_tables.Table) -> tuple[str, int] | None:
     """Return key and moment that ROW is looked up by, None when it has them not."""
-    cells = [row.get(name) for name in table.key]
-    if not all(isinstance(cell, str | float | int) for cell in cells):
+    cells, time = [row.get(name) for name in table.key], split.time_column(project)
+    if not time or not all(isinstance(cell, str | float | int) for cell in cells):
         return None
     try:
-        moment = MOMENT.validate_json(to_json(row[project.data.TIME]))
+        moment = MOMENT.validate_json(to_json(row[time]))
         key = feature_tables.key_of(map(feature_tables.text, cells))
     except (KeyError, OverflowError, ValidationError):
         return None

@@ -10,7 +10,9 @@ def markdown(project: Project, result: dict[str, Any]) -> str:
     rows, measured, champion = result["rows"], result["metrics"], result["champion"] or {}
     against = champion.get("metrics", {})
     lines = [
-        f"### Trained on {rows['train']:,} rows of {result['data']}, measured on {rows['test']:,} later ones",
+        f"### Trained on {rows['train']:,} rows of {result['data']}, measured on {rows['test']:,} held out",
+        "",
+        f"The rows were {result['split']}." if result.get("split") else "",
         "",
         "| metric | candidate | baseline | champion | against the champion |",
         "| --- | --- | --- | --- | --- |",

@@ -36,7 +36,9 @@ def run(project: Project, options: argparse.Namespace) -> None:
     if options.json:
         return print(json.dumps(versions))
     for one in versions:
-        times = f"{one['profile']['from'][:10]} to {one['profile']['to'][:10]}"
+        times = (
+            f"{one['profile']['from'][:10]} to {one['profile']['to'][:10]}" if "from" in one["profile"] else "no time"
+        )
         print(
             f"{one['name']}@{one['version'][:8]}  {one['profile']['rows']:>11,} rows  {times}  {one['runs']:>4} runs  first {one['first']}"
         )
@@ -71,7 +73,7 @@ def compare(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
     """Return what differs between two versions: {"rows": [60000, 65000], "temperature max": [98.1, 99.0]}."""
     flat = []
     for one in (old, new):
-        facts = {key: one["profile"][key] for key in ("rows", "from", "to")}
+        facts = {key: one["profile"][key] for key in ("rows", "from", "to") if key in one["profile"]}
         for name, column in one["profile"]["columns"].items():
             facts |= {f"{name} {key}": value for key, value in column.items()}
         flat.append(facts)

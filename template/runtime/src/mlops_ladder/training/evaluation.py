@@ -5,10 +5,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from ..core.files import write_json
+from ..core.files import read_json, write_json
 from ..core.project import Project
+from ..data import split
 from . import handoff, recording
-from .pipeline import EVALUATION, FITTED, read_settings
+from .pipeline import EVALUATION, FITTED, SPLIT, read_settings
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -32,11 +33,12 @@ def write(project: Project, fitted: Any, splits: dict[str, pd.DataFrame]) -> Non
         test[project.data.TARGET], project.model.baseline(train[project.data.TARGET], len(test))
     )
     importance = permuted(project, fitted, test, measured["test"][project.model.PRIMARY])
-    champion = recording.measure_champion(project, read_settings(project), test)
+    champion = recording.measure_champion(project, read_settings(project), splits)
     result = {"primary": project.model.PRIMARY, "metrics": measured, "champion": champion, "importance": importance}
     write_json(project.path(EVALUATION) / "metrics.json", result)
+    how = split.read(project, read_json(project.path(SPLIT)))
     handoff.write_note(
-        project, project.path(FITTED) / "model.skops", fitted, train, test, folder=project.path(EVALUATION)
+        project, project.path(FITTED) / "model.skops", fitted, train, test, folder=project.path(EVALUATION), how=how
     )
     some = np.random.default_rng(0).permutation(len(test))[:N_DRAWN]
     drawings = classified if project.data.PROBLEM == "classification" else regressed

@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from ..core.project import Project
+from ..data import split
 from ..data.rows import as_records
 
 MODEL_FILE = Path("models/model.skops")
@@ -32,11 +33,14 @@ def write_note(
     held_out: pd.DataFrame,
     contact: str = "",
     folder: Path | None = None,
+    how: split.Split | None = None,
 ) -> Path:
     """Write the note about the model FILE into its folder, or into FOLDER; return its path.
 
-    `held_out` are rows later than `train`: the note carries their metrics and one of them as the example.
+    `held_out` are rows later than `train`, or those that HOW split off: the note carries their metrics and one of them as
+    the example.
     """
+    how = how or split.of(project)
     example = held_out[project.features.COLUMNS].head(1)
     trivial = project.model.baseline(train[project.data.TARGET], len(held_out))
     facts = {
@@ -51,8 +55,9 @@ def write_note(
             "row": as_records(example)[0],
             "prediction": float(project.model.predict(fitted, project.features.build(example))[0]),
         },
-        "trained_on": period(project, train),
-        "held_out": period(project, held_out),
+        "split": how.facts,
+        "trained_on": how.period(train),
+        "held_out": how.period(held_out),
         "metrics": project.model.metrics(
             held_out[project.data.TARGET],
             project.model.predict(fitted, project.features.build(held_out[project.features.COLUMNS])),
@@ -88,8 +93,7 @@ def page(facts: dict[str, Any]) -> str:
             "| --- | --- | --- |",
             *measures,
             "",
-            f"Measured on {facts['held_out']['rows']:,} rows, {facts['held_out']['from']} to {facts['held_out']['to']},",
-            f"all later than the {facts['trained_on']['rows']:,} rows it was trained on.",
+            *measured_on(facts),
             "",
             "```json",
             json.dumps(facts, indent=2),
@@ -99,8 +103,14 @@ def page(facts: dict[str, Any]) -> str:
     )
 
 
-def period(project: Project, rows: pd.DataFrame) -> dict[str, Any]:
-    return {"from": str(rows[project.data.TIME].min()), "to": str(rows[project.data.TIME].max()), "rows": len(rows)}
+def measured_on(facts: dict[str, Any]) -> list[str]:
+    """Return which rows the metrics are of, two lines."""
+    n_train, n_held_out = (f"{facts[part]['rows']:,}" for part in ("trained_on", "held_out"))
+    if facts["split"]["by"] == "time":
+        period = f"{facts['held_out']['from']} to {facts['held_out']['to']}"
+        return [f"Measured on {n_held_out} rows, {period},", f"all later than the {n_train} rows it was trained on."]
+    column = facts["split"]["group"] or facts["split"]["column"]
+    return [f"Measured on {n_held_out} rows that the hash of {column} picks,", f"none of the {n_train} of training."]
 
 
 def author(project: Project) -> str:

@@ -27,6 +27,7 @@ class Training(settings.Settings, frozen=True):
     sample: float = pydantic.Field(gt=0, le=1)
     validation: float = pydantic.Field(gt=0, lt=0.5)
     test: float = pydantic.Field(gt=0, lt=0.5)
+    split_seed: int = pydantic.Field(0, ge=0, le=9999)  # of the hash by which rows without a time are split
     family: str
     parameters: dict[str, Any]
     seed: pydantic.NonNegativeInt

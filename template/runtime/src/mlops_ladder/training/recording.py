@@ -18,7 +18,7 @@ from ..core import errors, repository
 from ..core.files import read_json
 from ..core.project import Project
 from ..core.repository import git
-from ..data import rows, versions
+from ..data import rows, split, versions
 from ..data.rows import read_note, typed
 from . import pipeline, tracking
 from .pipeline import EVALUATION, FITTED, SETTINGS, SPLIT, Training
@@ -79,7 +79,8 @@ def track(project: Project, client: "MlflowClient", chosen: Training, place: str
     try:
         client.log_inputs(run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])])
         settings = chosen.model_dump(exclude={"tags", "required_tags", "tracking_uri", "parameters"})
-        for key, value in {**settings, **fit["parameters"], "trained_before": cut["cuts"][0]}.items():
+        settings |= {"trained_before": trained_before(project, cut)}
+        for key, value in {**settings, **fit["parameters"]}.items():
             client.log_param(run_id, key, value)
         measured = {f"{part}_{key}": value for part, of in worth["metrics"].items() for key, value in of.items()}
         measured |= {"fit_seconds": fit["seconds"], **{f"{part}_rows": n for part, n in cut["rows"].items()}}
@@ -168,9 +169,23 @@ def register(project: Project, client: "MlflowClient", name: str, run: Any) -> s
     return version
 
 
-def measure_champion(project: Project, chosen: Training, held_out: pd.DataFrame) -> dict[str, Any] | None:
-    """Return the champion's version and its metrics on HELD_OUT, prepared by the code it was trained with; None without one."""
-    client = connect(project, chosen.tracking_uri)
+def trained_before(project: Project, cut: dict[str, Any]) -> str:
+    """Return the moment that all rows of training are from before; without a time all of them had come by now."""
+    by_time = split.read(project, cut).by_time
+    return cut["cuts"][0] if by_time else str(pd.Timestamp.now("UTC").tz_localize(None).floor("s"))
+
+
+def split_of(project: Project, client: "MlflowClient", run: "Run") -> split.Split:
+    """Return how the rows of RUN were split."""
+    return split.read(project, json.loads(tracking.read_artifact(client, run, "split.json")))
+
+
+def measure_champion(project: Project, chosen: Training, splits: dict[str, pd.DataFrame]) -> dict[str, Any] | None:
+    """Return the champion's version and its metrics on the test of SPLITS, prepared by the code it was trained with.
+
+    None without one.
+    """
+    client, held_out = connect(project, chosen.tracking_uri), splits["test"]
     from mlflow.exceptions import MlflowException
 
     try:
@@ -181,14 +196,15 @@ def measure_champion(project: Project, chosen: Training, held_out: pd.DataFrame)
     try:
         champion = open_version(client, chosen.model, version)
         predicted = champion.predict(None, held_out[list(champion.note["columns"])])
+        learned_by = split_of(project, client, client.get_run(made.run_id))
     except Exception as error:  # noqa: BLE001 - of an older version's code, on columns that may be gone: said, never hidden
         return {"version": version, "error": f"{type(error).__name__}: {error}"}
-    learned_until = client.get_run(made.run_id).data.params.get("trained_before", "")
     return {
         "version": version,
         "metrics": project.model.metrics(held_out[project.data.TARGET], predicted.iloc[:, 0].to_numpy()),
-        "saw_rows": learned_until
-        > str(held_out[project.data.TIME].min()),  # it was trained on some of them: flattering
+        "saw_rows": not learned_by.unseen(
+            held_out, *splits.values()
+        ).all(),  # it was trained on some of them: flattering
     }
 
 

@@ -4,6 +4,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,7 +14,7 @@ from ..core.errors import ProjectError, Refused
 from ..core.files import files_in, mirror, read_json, write_json
 from ..core.progress import say
 from ..core.project import Project
-from ..data import data_sets, ingest, store, validate, versions
+from ..data import data_sets, ingest, split, store, validate, versions
 from ..data.data_sets import profile
 from . import evaluation, recording, tracking
 from .pipeline import FITTED, REGISTERED, SNAPSHOT, SPLIT, read_settings
@@ -64,22 +65,27 @@ def validate_stage_beside(project: Project) -> None:
 
 
 def split_stage(project: Project) -> None:
-    """Write the two moments at which the rows are cut into train, validation and test, and the data's profile."""
+    """Write how the rows are cut into train, validation and test, and the data's profile."""
 
     chosen, rows = read_settings(project), read_rows(project)
     part = sample(project, rows, chosen.sample)
-    moments = part[project.data.TIME].sort_values(ignore_index=True)
-    cuts = [str(moments[int(len(part) * share)]) for share in (1 - chosen.validation - chosen.test, 1 - chosen.test)]
-    parts = cut(project, part, cuts)
+    if part.empty:
+        raise ProjectError(f"sample: {chosen.sample:g} of {len(rows):,} rows is none: raise it in conf/training.yml")
+    how = split.of(project, chosen.split_seed).at(part, chosen.validation, chosen.test)
+    parts = how.cut(part)
     for name, some in parts.items():
         if some.empty or (project.data.PROBLEM == "classification" and some[project.data.TARGET].nunique() < 2):
+            keys = "validation and test" if name == "train" else name
+            turn = f"{'lower' if name == 'train' else 'raise'} {keys}{'' if how.by_time else ', or change split_seed,'}"
             raise ProjectError(
-                f"the {name} split has {len(some)} rows and {some[project.data.TARGET].nunique()} classes: more data"
+                f"the {name} split has {len(some):,} of {len(part):,} rows and {some[project.data.TARGET].nunique()} "
+                f"classes of {project.data.TARGET}: {turn} in conf/training.yml, or gather more data"
             )
     counts = {name: len(some) for name, some in parts.items()}
-    write_json(
-        project.path(SPLIT), {"sample": chosen.sample, "cuts": cuts, "rows": counts, "profile": profile(project, rows)}
-    )
+    if left_out := len(part) - sum(counts.values()):
+        say(f"{left_out:,} rows of groups that reach over a cut are left out: the group stays in the earlier part")
+    facts = {"sample": chosen.sample, **how.facts, "sentence": how.sentence(counts), "rows": counts}
+    write_json(project.path(SPLIT), {**facts, "profile": profile(project, rows)})
 
 
 def train_stage(project: Project) -> None:
@@ -128,20 +134,15 @@ STAGES: dict[str, Callable[[Project], None]] = {
 
 
 def read_rows(project: Project) -> pd.DataFrame:
-    """Return the rows of the snapshot, oldest first; read once as long as it stays the same."""
+    """Return the rows of the snapshot; read once as long as it stays the same."""
     folder = project.path(SNAPSHOT)
-
-    def read() -> pd.DataFrame:
-        rows = data_sets.read(project, folder)
-        return rows.sort_values(project.data.TIME, kind="stable", ignore_index=True)
-
-    return project.once(("snapshot", *((file.name, file.stat().st_mtime_ns) for file in files_in(folder))), read)
+    marks = ((file.name, file.stat().st_mtime_ns) for file in files_in(folder))
+    return project.once(("snapshot", *marks), lambda: data_sets.read(project, folder))
 
 
 def read_splits(project: Project) -> dict[str, pd.DataFrame]:
     """Return the rows of train, validation and test, as the `split` stage cut them."""
-    chosen = read_json(project.path(SPLIT))
-    return cut(project, sample(project, read_rows(project), chosen["sample"]), chosen["cuts"])
+    return cut(project, read_rows(project), read_json(project.path(SPLIT)))
 
 
 def sample(project: Project, rows: pd.DataFrame, share: float) -> pd.DataFrame:
@@ -152,12 +153,7 @@ def sample(project: Project, rows: pd.DataFrame, share: float) -> pd.DataFrame:
     return rows[pd.util.hash_array(keys) < np.uint64(share * 2**64)]
 
 
-def cut(project: Project, rows: pd.DataFrame, cuts: list[str]) -> dict[str, pd.DataFrame]:
-    """Return ROWS before the first moment of CUTS, those up to the second, and those from then on."""
-    first, second = map(pd.Timestamp, cuts)
-    moments = rows[project.data.TIME]
-    return {
-        "train": rows[moments < first],
-        "validation": rows[(moments >= first) & (moments < second)],
-        "test": rows[moments >= second],
-    }
+def cut(project: Project, rows: pd.DataFrame, facts: dict[str, Any], source: Any = None) -> dict[str, pd.DataFrame]:
+    """Return the rows of train, validation and test out of a data version's ROWS, as the FACTS of split.json say."""
+    how = split.read(project, facts, source)
+    return how.cut(sample(project, how.ordered(rows), facts["sample"]))

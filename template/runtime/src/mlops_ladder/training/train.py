@@ -105,11 +105,13 @@ def resolve(project: Project, options: argparse.Namespace) -> pipeline.Training:
 
 
 def summary(project: Project, chosen: pipeline.Training, ran: list[str]) -> dict[str, Any]:
-    """Return what came of it, for machines: the stages that ran, rows, metrics, run and version."""
+    """Return what came of it, for machines: the stages that ran, rows, split, metrics, run and version."""
+    cut = files.read_json(project.path(pipeline.SPLIT))
     return {
         "ran": ran,
         "data": f"{chosen.data.partition('@')[0]}@{pipeline.data_version(project)}",
-        "rows": files.read_json(project.path(pipeline.SPLIT))["rows"],
+        "rows": cut["rows"],
+        "split": cut.get("sentence", ""),
         **files.read_json(project.path(pipeline.EVALUATION) / "metrics.json"),
         **files.read_json(project.path(pipeline.REGISTERED)),
     }
@@ -128,7 +130,7 @@ def sentence(result: dict[str, Any]) -> str:
     kept = {True: f"registered {version}", False: f"tracked as run {result['run_id'][:8]}, not registered"}
     return (
         f"trained on {rows['train']:,} rows, {title} {result['metrics']['test'][name]:.3f} on {rows['test']:,} held out "
-        f"({', '.join(beside)}), {kept[result['version'] is not None]}"
+        f"({', '.join(beside)}; {result['split']}), {kept[result['version'] is not None]}"
         + ("" if "register" in result["ran"] else " before: nothing changed since")
         + ("; made with uncommitted changes: commit them and train again to promote it" if unfit else "")
     )

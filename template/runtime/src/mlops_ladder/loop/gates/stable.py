@@ -8,7 +8,7 @@ from ...core.project import Project
 from ...data import versions
 from ...release.gates.quality import gain
 from ...release.judgement import Candidate, Finding, Release, predict
-from ...training import tracking
+from ...training import recording, tracking
 from .. import retrain, triggers
 
 
@@ -20,7 +20,9 @@ def check(candidate: Candidate, limits: Release) -> list[Finding]:
     version = candidate.champion.version
     run = candidate.client.get_run(tracking.find_version(candidate.client, candidate.name, version).run_id)
     if run.data.tags["data"].partition("@")[0] != retrain.DATASET:  # it may have learned from them
-        rows = rows[rows[candidate.project.data.TIME] >= pd.Timestamp(run.data.params["trained_before"])]
+        rows = rows[
+            recording.split_of(candidate.project, candidate.client, run).unseen(rows, *candidate.splits.values())
+        ]
     enough = len(rows) >= limits.slices.rows
     title = f"rows kept aside that champion {version} has not seen"
     findings = [Finding("stable", title, enough, f"{len(rows):,}", f"{limits.slices.rows:,} or more")]
