@@ -3,7 +3,6 @@
 import importlib
 import importlib.util
 import sys
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,11 +12,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ..split import Split
 from . import modules
 from .files import Fit
 from .profile import Plan
 
-HELD_OUT = 0.25
+VALIDATION, TEST = 0.15, 0.25  # as in conf/training.yml
 
 
 @contextmanager
@@ -38,13 +38,10 @@ def imported(source: Path) -> Iterator[dict[str, ModuleType]]:
 
 
 def split(rows: pd.DataFrame, plan: Plan) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return the rows to learn from and those held out: the newest, or without a time those with the highest hashes of keys."""
-    if plan.time:
-        cut = rows[plan.time].quantile(1 - HELD_OUT)
-        held_out = rows[plan.time] >= cut
-    else:
-        held_out = rows[plan.key].map(lambda key: zlib.crc32(str(key).encode())) >= (1 - HELD_OUT) * 2**32
-    return rows[~held_out], rows[held_out]
+    """Return the rows to learn from and those held out, as `train` cuts them."""
+    chosen = Split(plan.time) if plan.time else Split(plan.key, by="hash")
+    parts = chosen.at(rows, VALIDATION, TEST).cut(rows)
+    return parts["train"], parts["test"]
 
 
 def fit(used: dict[str, ModuleType], sample: Path, plan: Plan) -> Fit:

@@ -92,7 +92,8 @@ def data_module(plan: Plan) -> str:
         + ("  # made by `read`: the table has none" if plan.made_key else "  # one value a row, unique"),
         f"TIME = {quoted(plan.time)}  # when the prediction is needed; rows are split by it, never at random"
         if plan.time
-        else "TIME = None  # no row says when; rows are split by their key",
+        else "TIME = None  # no row says when: rows are split by the hash of KEY",
+        "GROUP = None  # column whose rows are never in two parts of a split, such as a patient",
         listed("SLICES", plan.slices, "  # groups in which the model must hold up too"),
         "# Known too late: never inputs.",
         listed("LEAKS", [plan.target, *(column.name for column in plan.of("leak"))]),
