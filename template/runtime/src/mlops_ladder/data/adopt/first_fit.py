@@ -14,7 +14,7 @@ import pandas as pd
 
 from ..split import Split
 from . import modules
-from .files import Fit
+from .files import Fit, decide
 from .profile import Plan
 
 VALIDATION, TEST = 0.15, 0.25  # as in conf/training.yml
@@ -57,7 +57,7 @@ def fit(used: dict[str, ModuleType], sample: Path, plan: Plan) -> Fit:
         )
         rate = float(rows[plan.target].mean())
         flat = {name: 0.5 if name == "roc_auc" else rate * (1 - rate) for name in model.HIGHER_IS_BETTER}
-        return Fit(flat, flat, rows[plan.target].astype(float).std(), rate, modules.extremes(plan, rows), weak)
+        return Fit(flat, flat, rows[plan.target].astype(float).std(), rate, modules.extremes(plan, rows), warnings=weak)
     trivial = model.metrics(truth, model.baseline(train[plan.target], len(held_out)))
     sign = 1 if model.HIGHER_IS_BETTER[model.PRIMARY] else -1
     fitted: dict[str, Any] = {}
@@ -76,7 +76,12 @@ def fit(used: dict[str, ModuleType], sample: Path, plan: Plan) -> Fit:
         return model.predict(fitted[model.DEFAULT], features.build(inputs))
 
     ends = directions(predict, held_out, modules.extremes(plan, train))
-    return Fit(reached[model.DEFAULT], trivial, float(target.std()), float(target.mean()), ends, weak)
+    first = Fit(reached[model.DEFAULT], trivial, float(target.std()), float(target.mean()), ends, warnings=weak)
+    for name in plan.slices:
+        for what, gap in gaps(held_out[name], truth, predict(held_out), model.metrics, plan, first).items():
+            worse = min if what == "slice" and plan.positive else max
+            first.gaps[what] = worse(first.gaps.get(what, gap), gap)
+    return first
 
 
 def directions(
@@ -89,3 +94,27 @@ def directions(
         held.append((share, name, low, high))
     clear = [(name, low, high) for share, name, low, high in sorted(held, key=lambda one: -one[0]) if share >= 0.8]
     return clear[:3] or ends[:3]
+
+
+def gaps(
+    groups: pd.Series, truth: pd.Series, predicted: np.ndarray, metrics: Any, plan: Plan, first: Fit
+) -> dict[str, float]:
+    """Return the largest difference between GROUPS in what the gates `fairness` and `slices` measure, and the worst slice."""
+    table = pd.DataFrame({"truth": truth.to_numpy(), "predicted": predicted, "group": groups.to_numpy()})
+    measured = []
+    for _, part in table.groupby("group", observed=True):
+        if len(part) < max(10, min(200, len(table) // 6)) or plan.positive and part["truth"].nunique() < 2:
+            continue
+        error = part["predicted"] - part["truth"].astype(float)
+        values = {"bias": error.mean(), "mean_absolute_error": error.abs().mean()}
+        if plan.positive:
+            positive, true = part["predicted"] >= decide(first), part["truth"].astype(bool)
+            values |= {"true_positive_rate": positive[true].mean(), "false_positive_rate": positive[~true].mean()}
+        slice_metric = "roc_auc" if plan.positive else "mae"
+        measured.append(values | {"slice": metrics(part["truth"], part["predicted"].to_numpy())[slice_metric]})
+    if not measured:
+        return {}
+    by_group = pd.DataFrame(measured)
+    differences = by_group.max() - by_group.min()
+    differences["slice"] = by_group["slice"].min() if plan.positive else by_group["slice"].max()
+    return {str(name): float(value) for name, value in differences.items()}
