@@ -11,7 +11,7 @@ from .project import Project
 N_LEVELS = 5
 # Which level brings a command, so that each level can say where to find one that it has not.
 COMMANDS = {
-    0: "maturity score",
+    0: "adopt maturity score",
     1: "check-handoff ingest prepare serve",
     2: "datasets notify promote reproduce runs train tune validate",
     3: "approve audit-pack catalog deploy deploy-pipeline explain export-contract feature-tables gate keys lineage on-register "

@@ -1,5 +1,5 @@
-"""Level 0, no MLOps: score with the one model file, and say what the project shows."""
+"""Level 0, no MLOps: bring a table, score with the one model file, and say what the project shows."""
 
 from ..core.levels import Level
 
-LEVEL = Level(number=0, commands={"maturity": "core.maturity", "score": "serving.score"})
+LEVEL = Level(number=0, commands={"adopt": "data.adopt", "maturity": "core.maturity", "score": "serving.score"})

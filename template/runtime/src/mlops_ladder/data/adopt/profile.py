@@ -1,0 +1,354 @@
+"""What each column of a table is for, and why: key, time, target, input, or left out."""
+
+import difflib
+import re
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ...core.errors import Refused, UsageError
+
+KEY = "row_key"  # the column that a table without a key gets
+TRUE = {"yes", "y", "true", "t", "1", "1.0", "ja", "oui", "si"}
+FALSE = {"no", "n", "false", "f", "0", "0.0", "nein", "non"}
+PERSONAL_NAMES = re.compile(
+    r"(?:^|[_\W])(?:e?mail|phone|telephone|mobile|address|street|birth|dob|surname|(?:first|last|full|middle)_?name|name"
+    r"|passport|ssn|iban|ip)(?:$|[_\W])"
+)
+PERSONAL_VALUES = {
+    "e-mail addresses": re.compile(r"[^@\s]+@[^@\s]+\.[a-z]{2,}$", re.IGNORECASE),
+    "phone numbers": re.compile(r"\+?\d[\d\s()/-]{7,}\d$"),
+}
+DATES = ("ISO8601", "%d.%m.%Y %H:%M:%S", "%d.%m.%Y %H:%M", "%d.%m.%Y", "%d/%m/%Y", "%m/%d/%Y", "%b %d %Y", "%B %d, %Y")
+LOOKS_DATED = re.compile(r"\d{1,4}[-./ ]\d{1,2}[-./ ]\d{1,4}|[A-Za-z]{3,9} \d{1,2},? \d{4}")
+N_CATEGORIES = 50  # with more values a text says too little of each
+N_SLICE = 12  # values of a column by which the model is looked at
+N_ROWS = 100  # with fewer nothing can be held out
+LEAK = 0.99  # AUC or R2 of one column alone
+USED = ("number", "category", "boolean", "date")  # roles that become inputs
+
+
+@dataclass
+class Column:
+    """A column and what was decided: its TYPE of SCHEMA, its ROLE, and WHY; the rest is what SCHEMA and the table show."""
+
+    name: str
+    type: str
+    role: str
+    why: str = ""
+    missing: int = 0
+    distinct: int = 0
+    low: float | None = None
+    high: float | None = None
+    values: list[str] = field(default_factory=list)
+
+    @property
+    def range(self) -> str:
+        if self.low is not None and self.high is not None:
+            return f"{self.low:g} to {self.high:g}"
+        return ", ".join(self.values[:3]) + (" ..." if len(self.values) > 3 else "")
+
+
+@dataclass
+class Plan:
+    """All that the files are written from; it stands in .adopted.json."""
+
+    source: str
+    name: str
+    problem: str
+    target: str
+    positive: str | None
+    negative: str | None
+    key: str
+    time: str | None
+    columns: list[Column]
+    n_rows: int
+    n_sample: int = 0  # rows in the sample, which may be all
+    hourly: bool = False
+    monthly: bool = False
+    warnings: list[str] = field(default_factory=list)
+
+    def of(self, *roles: str) -> list[Column]:
+        return [column for column in self.columns if column.role in roles]
+
+    @property
+    def made_key(self) -> bool:
+        return self.key == KEY
+
+    @property
+    def slices(self) -> list[str]:
+        few = [one for one in self.of("category") if 1 < one.distinct <= N_SLICE and not one.missing]
+        return [one.name for one in few[:2]]
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, stored: dict[str, Any]) -> "Plan":
+        return cls(**stored | {"columns": [Column(**column) for column in stored["columns"]]})
+
+
+def check(name: str, rows: pd.DataFrame, option: str) -> str:
+    """Return NAME; raises UsageError with the nearest name when ROWS have no such column."""
+    if name in rows:
+        return name
+    near = difflib.get_close_matches(name, list(rows), n=1, cutoff=0.4)
+    raise UsageError(
+        f"{option}: no column {name!r}{f', do you mean {near[0]!r}?' if near else ''} There are: {', '.join(rows)}"
+    )
+
+
+def make(
+    rows: pd.DataFrame,
+    source: str,
+    name: str,
+    *,
+    target: str,
+    time: str | None = None,
+    key: str | None = None,
+    problem: str | None = None,
+    positive: str | None = None,
+    drop: list[str] | None = None,
+) -> tuple[Plan, pd.DataFrame]:
+    """Return what to make of ROWS, and the rows with the columns that stay, in the types of SCHEMA.
+
+    Raises UsageError for a wrong option, Refused for a table of which no model can be made.
+    """
+    for option, names in (("--target", [target]), ("--time", [time]), ("--key", [key]), ("--drop", drop or [])):
+        for column in filter(None, names):
+            check(column, rows, option)
+    rows = typed(rows.drop(columns=[column for column in drop or [] if column != target]), time)
+    known = rows[rows[target].notna()]
+    if len(known) < N_ROWS:
+        raise Refused(
+            f"{len(known)} rows have a {target}, must be {N_ROWS} or more: with fewer nothing can be held out"
+        )
+    chosen = problem or problem_of(known[target], positive)
+    negative = None
+    if chosen == "classification":
+        positive, negative = labels(known[target], target, positive)
+    elif chosen != "regression":
+        raise UsageError(f"{target} has {known[target].nunique()} classes; {CHOICES}")
+    elif not pd.api.types.is_numeric_dtype(rows[target]) or pd.api.types.is_bool_dtype(rows[target]):
+        raise UsageError(f"--problem regression: {target} holds {rows[target].dropna().iloc[0]!r}, must hold numbers")
+    key = key or find_key(rows, target, time)
+    if key and (rows[key].isna().any() or not rows[key].is_unique):
+        raise UsageError(
+            f"--key {key}: it must have a value in each row, and none twice; leave --key out and a key is made"
+        )
+    truth = rows[target].astype(str).eq(positive) if positive else pd.to_numeric(rows[target])
+    columns = [decide(rows[column], column, truth[rows[target].notna()], (target, time, key)) for column in rows]
+    plan = Plan(source, slug(name), chosen, target, positive, negative, key or KEY, time, columns, len(rows))
+    if not plan.of(*USED):
+        raise Refused("no column is left to predict from: each is the key, constant, personal or gives the target away")
+    if time:
+        moments = rows[time]
+        if moments.isna().any():
+            raise Refused(f"--time {time}: {moments.isna().sum()} rows have none; mend them, or leave --time out")
+        plan.hourly = bool((moments != moments.dt.normalize()).any())
+        plan.monthly = (moments.max() - moments.min()).days >= 540  # a season twice, or a month is one with its year
+    plan.warnings = [
+        f"{column.name}: {column.why}"
+        for column in columns
+        if column.role in ("leak", "personal", "constant", "identifier")
+    ]
+    return plan, kept(rows, plan)
+
+
+CHOICES = "what works: classification (two labels, --positive names one) and regression; multiclass does not work yet"
+
+
+def typed(rows: pd.DataFrame, time: str | None) -> pd.DataFrame:
+    """Return ROWS with texts that are dates parsed, times without a zone in UTC, and yes/no columns as booleans."""
+    rows = rows.copy()
+    for name in rows:
+        column = rows[name]
+        if column.dtype == "object" and column.map(lambda cell: isinstance(cell, list | dict | set)).any():
+            rows[name] = column.map(str)
+        elif isinstance(column.dtype, pd.CategoricalDtype):
+            rows[name] = column.astype("object")
+        if is_text(rows[name]):
+            rows[name] = parsed(rows[name])
+        if isinstance(rows[name].dtype, pd.DatetimeTZDtype):
+            rows[name] = rows[name].dt.tz_convert("UTC").dt.tz_localize(None)
+        if pd.api.types.is_datetime64_dtype(rows[name]):
+            rows[name] = rows[name].astype("datetime64[us]")
+    if time and not pd.api.types.is_datetime64_dtype(rows[time]):
+        raise UsageError(
+            f"--time {time}: it holds {rows[time].dropna().iloc[0]!r}, must hold dates, best as 2013-07-04T10:00"
+        )
+    return rows
+
+
+def is_text(column: pd.Series) -> bool:
+    return pd.api.types.is_string_dtype(column) or column.dtype == "object"
+
+
+def parsed(column: pd.Series) -> pd.Series:
+    """Return a text COLUMN as times where each of its values is one, in one format; else as it was."""
+    given = column.dropna().astype(str)
+    if given.empty or not given.head(100).map(lambda cell: bool(LOOKS_DATED.match(cell))).all():
+        return column
+    for form in DATES:
+        moments = pd.to_datetime(column, format=form, errors="coerce", utc=True)
+        if moments.notna().sum() == len(given):
+            return moments.dt.tz_localize(None)
+    return column
+
+
+def problem_of(truth: pd.Series, positive: str | None) -> str:
+    """Return classification for two values, regression for many numbers, else multiclass."""
+    n = truth.nunique()
+    if n == 1:
+        raise Refused(f"{truth.name} is {truth.iloc[0]!r} in each row: there is nothing to predict")
+    if n == 2 or positive:
+        return "classification"
+    if pd.api.types.is_numeric_dtype(truth) and (n > 20 or not (truth == truth.round()).all()):
+        return "regression"
+    return "multiclass"
+
+
+def labels(truth: pd.Series, target: str, positive: str | None) -> tuple[str, str]:
+    """Return the positive and the negative label, as text; raises UsageError when it is not clear which is which."""
+    given = sorted(truth.astype(str).unique())
+    if len(given) != 2:
+        raise UsageError(f"{target} has {len(given)} classes; {CHOICES}")
+    if positive is None:
+        sure = [label for label in given if label.lower() in TRUE]
+        if len(sure) != 1 or not set(map(str.lower, given)) - set(map(str.lower, sure)) <= FALSE:
+            raise UsageError(
+                f"{target} is {given[0]!r} or {given[1]!r}: say which is the positive one, --positive {given[1]}"
+            )
+        positive = sure[0]
+    elif positive not in given:
+        raise UsageError(f"--positive {positive}: {target} is {' or '.join(map(repr, given))}")
+    return positive, next(label for label in given if label != positive)
+
+
+def find_key(rows: pd.DataFrame, target: str, time: str | None) -> str | None:
+    """Return the column that names a row: unique, without gaps, called so or of text; None when there is none."""
+    for name in rows:
+        column = rows[name]
+        if name in (target, time) or personal(column) or column.isna().any() or not column.is_unique:
+            continue
+        called = re.search(r"(?:^|_|\W)(?:id|key|no|number|uuid|code)$", name.lower()) or name.endswith("Id")
+        if called and (is_text(column) or pd.api.types.is_integer_dtype(column)):
+            return name
+    return None
+
+
+def decide(column: pd.Series, name: str, truth: pd.Series, named: tuple[str | None, ...]) -> Column:
+    """Return the role of COLUMN and why it has it."""
+    given = column.dropna()
+    shown = Column(name, kind(column), "", missing=int(column.isna().sum()), distinct=int(given.nunique()))
+    if shown.type == "number" and len(given):
+        shown.low, shown.high = float(given.min()), float(given.max())
+    if shown.type == "category":
+        shown.values = sorted(map(str, given.unique()))[: N_CATEGORIES + 1]
+    for role, is_it in zip(("target", "time", "key"), named, strict=True):
+        if name == is_it:
+            shown.role, shown.why = role, "named" if role != "key" else "one value a row"
+            return shown
+    shown.role, shown.why = role_of(column, given, shown, truth)
+    if shown.role not in USED:  # what is left out, personal data above all, is not written down either
+        shown.values, shown.low, shown.high = [], None, None
+    return shown
+
+
+def role_of(column: pd.Series, given: pd.Series, shown: Column, truth: pd.Series) -> tuple[str, str]:
+    """Return what a column that nobody named is used for, and why."""
+    if shown.distinct <= 1:
+        return "constant", "it has one value, which tells nothing"
+    if pattern := personal(column):
+        return "personal", f"{pattern}; left out of the sample and of the inputs"
+    if (skill := alone(column[truth.index], truth)) >= LEAK:
+        return "leak", f"it alone gives the target away ({skill:.3f} of 1): known too late?"
+    if shown.type == "category" and shown.distinct > N_CATEGORIES:
+        long = given.astype(str).str.len().mean() > 30
+        return ("text", "free text, which no input is made of") if long else ("identifier", "a text of too many values")
+    if shown.type == "number" and re.search(r"(?:^|[_\W])id$", shown.name.lower()):
+        return "identifier", "a number that is a name"
+    return {"time": ("date", "parts of the date")}.get(shown.type, (shown.type, "an input"))
+
+
+def kind(column: pd.Series) -> str:
+    """Return the type of SCHEMA."""
+    if pd.api.types.is_bool_dtype(column) or set(column.dropna().map(type)) == {bool}:
+        return "boolean"
+    if pd.api.types.is_numeric_dtype(column):
+        return "number"
+    return "time" if pd.api.types.is_datetime64_dtype(column) else "category"
+
+
+def personal(column: pd.Series) -> str | None:
+    """Return why COLUMN seems to be about a person, None when it does not."""
+    name = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", str(column.name)).lower()
+    if PERSONAL_NAMES.search(name) and (is_text(column) or "birth" in name or "dob" in name):
+        return "personal data by its name"
+    if is_text(column):
+        given = column.dropna().astype(str).head(200)
+        for called, pattern in PERSONAL_VALUES.items():
+            if len(given) and given.map(lambda cell, pattern=pattern: bool(pattern.match(cell))).mean() > 0.8:
+                return f"personal data: {called}"
+    return None
+
+
+def alone(column: pd.Series, truth: pd.Series) -> float:
+    """Return how well COLUMN alone tells the target, 0 to 1, on rows that it did not learn from: AUC, or R2 of numbers."""
+    from sklearn.metrics import r2_score, roc_auc_score
+    from sklearn.model_selection import cross_val_predict
+    from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
+
+    if len(column) > 5_000:
+        column = column.sample(5_000, random_state=0)
+        truth = truth[column.index]
+    if is_text(column) and column.nunique() > len(column) / 2:
+        return 0.0
+    codes = pd.Series(pd.factorize(column)[0], column.index) if is_text(column) else column
+    codes = codes.astype("int64") if pd.api.types.is_datetime64_dtype(codes) and codes.notna().all() else codes
+    values = pd.to_numeric(codes, errors="coerce").astype("float64").fillna(-1).replace([np.inf, -np.inf], -1)
+    inputs = values.to_numpy().reshape(-1, 1)
+    if truth.dtype == bool:
+        if truth.sum() < 10 or (~truth).sum() < 10:
+            return 0.0
+        tree = DecisionTreeClassifier(max_leaf_nodes=64, min_samples_leaf=5, random_state=0)
+        guessed = cross_val_predict(tree, inputs, truth, cv=3, method="predict_proba")[:, 1]
+        return float(roc_auc_score(truth, guessed))
+    tree = DecisionTreeRegressor(min_samples_leaf=3, random_state=0)
+    return float(r2_score(truth, cross_val_predict(tree, inputs, truth, cv=3)))
+
+
+def kept(rows: pd.DataFrame, plan: Plan) -> pd.DataFrame:
+    """Return the rows with the columns that go into the project, numbers as float64 and texts as text."""
+    names = [column.name for column in plan.of("key", "time", *USED, "target")]
+    table = rows.loc[rows[plan.target].notna(), names].copy()
+    for column in plan.columns:
+        if column.name not in names or column.name == plan.target and plan.positive:
+            continue
+        if column.type == "number" and column.role != "key":
+            table[column.name] = table[column.name].astype("float64").replace([np.inf, -np.inf], np.nan)
+        elif column.role == "key" or column.type == "category":
+            table[column.name] = table[column.name].map(str, na_action="ignore")
+    if plan.positive:
+        table[plan.target] = table[plan.target].map(str, na_action="ignore")
+    return table
+
+
+def slug(text: str) -> str:
+    """Return TEXT as a name for files and modules: lower-case letters, digits and underscores."""
+    return re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_") or "table"
+
+
+def show(plan: Plan) -> str:
+    """Return the columns as a table for people."""
+    lines = [("column", "type", "missing", "distinct", "range", "role", "why")]
+    for one in plan.columns:
+        share = f"{100 * one.missing / plan.n_rows:.0f} %" if one.missing else ""
+        lines.append((one.name, one.type, share, f"{one.distinct:,}", one.range[:30], one.role, one.why))
+    widths = [max(len(line[place]) for line in lines) for place in range(6)]
+    return "\n".join(
+        "  ".join([*(cell.ljust(width) for cell, width in zip(line, widths, strict=False)), line[6]]).rstrip()
+        for line in lines
+    )

@@ -1,0 +1,286 @@
+"""`adopt`: tables of strangers in all their dialects, what is made of them, and what is refused."""
+
+import json
+import os
+import shutil
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from mlops_ladder.core import commands
+from mlops_ladder.core.project import Project
+from mlops_ladder.data.adopt import first_fit, swap
+from projects import ROOT
+
+PACKAGE = "flight_delays"
+Adopt = Callable[..., Any]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A project as it was rendered, of which nothing was edited."""
+    for name in ("src", "conf", "tests", "contracts"):
+        shutil.copytree(
+            ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__", "runtime", "acceptance")
+        )
+    (tmp_path / "data/sample").mkdir(parents=True)
+    for file in sorted((ROOT / "data/sample").iterdir())[:3]:
+        shutil.copy(file, tmp_path / "data/sample")
+    for name in ("README.md", "data/catalog.yml", ".copier-answers.yml"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    return tmp_path
+
+
+@pytest.fixture
+def adopt(folder: Path, capsys: pytest.CaptureFixture[str]) -> Adopt:
+    """Run `adopt` and return what it printed; `exit_code` is what it must end with."""
+
+    def adopt(*words: str, exit_code: int = 0) -> str:
+        capsys.readouterr()
+        project = Project(PACKAGE, source=folder / "src" / PACKAGE, folder=folder)
+        code = commands.main(project, ["adopt", *words])
+        printed = capsys.readouterr()
+        assert code == exit_code, printed.err
+        return printed.out + printed.err
+
+    return adopt
+
+
+def orders(n: int = 400) -> pd.DataFrame:
+    """Return rows whose column `returned` depends on weight and colour."""
+    random = np.random.default_rng(0)
+    weight, color = random.normal(5, 1, n).round(3), random.choice(["red", "green", "blue"], n)
+    chance = 1 / (1 + np.exp(-(2 * (weight - 5) + (color == "red"))))
+    return pd.DataFrame(
+        {
+            "ordered": pd.date_range("2023-01-01", periods=n, freq="17h"),
+            "weight": weight,
+            "color": color,
+            "returned": np.where(random.random(n) < chance, "yes", "no"),
+        }
+    )
+
+
+def read(folder: Path) -> tuple[Any, pd.DataFrame]:
+    """Return the adopted data.py and the sample as it reads it; features.build is held to what it says, too."""
+    with first_fit.imported(folder / "src" / PACKAGE) as used:
+        rows = used["data"].read(folder / "data/sample")
+        inputs = used["features"].build(rows)
+        assert list(inputs) == used["features"].CATEGORIES + used["features"].NUMBERS
+        return used["data"], rows
+
+
+def snapshot(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_table_with_a_time_becomes_modules_a_sample_and_settings(folder: Path, adopt: Adopt) -> None:
+    orders().to_csv(folder / "orders.csv", index=False)
+    printed = adopt("orders.csv", "--target", "returned", "--time", "ordered")
+    assert "400 rows of orders adopted" in printed and "next: " in printed
+    data, rows = read(folder)
+    assert (data.TARGET, data.TIME, data.SLICES) == ("returned", "ordered", ["color"])
+    assert set(rows) == set(data.SCHEMA) and rows["returned"].dtype == bool
+    assert rows["row_key"].is_unique
+    assert len(list((folder / "data/sample").glob("orders-2023-*.parquet"))) >= 3
+    assert not list((folder / "data/sample").glob("flights*"))
+    settings = "".join(file.read_text() for file in folder.glob("conf/**/*.yml"))
+    assert "tail_number" not in settings and "late" not in (folder / "conf/success.yml").read_text()
+    assert "orders" in (folder / "README.md").read_text()
+    assert {"weight", "color"} <= set(
+        json.loads((folder / "contracts/model.schema.json").read_text())["input"]["properties"]
+    )
+
+
+def test_the_same_table_gives_the_same_files(folder: Path, adopt: Adopt) -> None:
+    orders().to_csv(folder / "orders.csv", index=False)
+    adopt("orders.csv", "--target", "returned", "--time", "ordered")
+    first = snapshot(folder)
+    adopt("orders.csv", "--target", "returned", "--time", "ordered")
+    assert snapshot(folder) == first
+
+
+def semicolons(rows: pd.DataFrame, file: Path) -> None:
+    rows.assign(city="Köln").assign(city=lambda table: table["city"].where(table.index % 2 == 0, "Bonn")).to_csv(
+        file, sep=";", decimal=",", index=False, encoding="latin-1"
+    )
+
+
+def trailing_commas(rows: pd.DataFrame, file: Path) -> None:
+    file.write_text(rows.to_csv(index=False).replace("\n", ",\n"))
+
+
+WRITERS = {
+    "orders.csv": lambda rows, file: rows.to_csv(file),  # with an index column
+    "semicolons.csv": semicolons,
+    "trailing.csv": trailing_commas,
+    "tabs.tsv": lambda rows, file: rows.to_csv(file, sep="\t", index=False),
+    "orders.jsonl": lambda rows, file: rows.to_json(file, orient="records", lines=True, date_format="iso"),
+    "orders.parquet": lambda rows, file: rows.to_parquet(file),
+    "zoned.parquet": lambda rows, file: rows.assign(
+        ordered=rows["ordered"].dt.tz_localize("UTC").dt.tz_convert("Europe/Berlin")
+    ).to_parquet(file),
+    "zoned.csv": lambda rows, file: rows.assign(
+        ordered=rows["ordered"].dt.strftime("%Y-%m-%dT%H:%M:%S") + "+00:00"
+    ).to_csv(file, index=False),
+    "german.csv": lambda rows, file: rows.assign(ordered=rows["ordered"].dt.strftime("%d.%m.%Y %H:%M")).to_csv(
+        file, index=False
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_each_dialect_gives_the_same_rows(name: str, folder: Path, adopt: Adopt) -> None:
+    WRITERS[name](orders(), folder / name)
+    adopt(name, "--target", "returned", "--time", "ordered")
+    _, rows = read(folder)
+    expected = orders()
+    assert rows["ordered"].tolist() == expected["ordered"].tolist()
+    assert rows["weight"].tolist() == expected["weight"].tolist()
+    assert rows["returned"].tolist() == (expected["returned"] == "yes").tolist()
+    if name == "semicolons.csv":
+        assert set(rows["city"]) == {"Köln", "Bonn"}
+
+
+def test_a_workbook_is_read_or_names_the_library(folder: Path, adopt: Adopt) -> None:
+    try:
+        orders().to_excel(folder / "orders.xlsx", index=False)
+    except ImportError:
+        (folder / "orders.xlsx").write_bytes(b"PK")
+        assert "uv add openpyxl" in adopt("orders.xlsx", "--target", "returned", exit_code=1)
+    else:
+        adopt("orders.xlsx", "--target", "returned", "--time", "ordered")
+        assert len(read(folder)[1]) == 400
+
+
+def test_a_table_of_sqlite_is_read_and_its_name_must_be_given(folder: Path, adopt: Adopt) -> None:
+    connection = sqlite3.connect(folder / "shop.db")
+    orders().to_sql("orders", connection, index=False)
+    connection.close()
+    adopt("sqlite:///shop.db#orders", "--target", "returned", "--time", "ordered")
+    assert len(read(folder)[1]) == 400
+    assert "which table" in adopt("sqlite:///shop.db", "--target", "returned", exit_code=2)
+    assert "cannot be read" in adopt("sqlite:///shop.db#sales", "--target", "returned", exit_code=1)
+
+
+def test_a_folder_of_files_is_one_table(folder: Path, adopt: Adopt) -> None:
+    (folder / "months").mkdir()
+    orders().head(200).to_csv(folder / "months/a.csv", index=False)
+    orders().tail(200).to_csv(folder / "months/b.csv", index=False)
+    adopt("months", "--target", "returned", "--time", "ordered")
+    assert len(read(folder)[1]) == 400
+    orders().drop(columns="color").to_csv(folder / "months/c.csv", index=False)
+    assert "differ in column color" in adopt("months", "--target", "returned", exit_code=1)
+
+
+def test_numbers_are_regressed(folder: Path, adopt: Adopt) -> None:
+    rows = orders().drop(columns="returned").assign(price=lambda table: 100 * table["weight"] + np.arange(400) % 50)
+    rows.to_csv(folder / "prices.csv", index=False)
+    adopt("prices.csv", "--target", "price", "--time", "ordered")
+    data, rows = read(folder)
+    assert data.PROBLEM == "regression" and rows["price"].dtype == "float64"
+    assert "rmse" in (folder / "conf/success.yml").read_text()
+    assert "minutes" not in "".join(
+        (folder / f"conf/{name}.yml").read_text() for name in ("release", "monitoring", "retraining", "experiment")
+    )
+
+
+def test_what_is_personal_constant_or_tells_the_target_is_left_out_and_named(folder: Path, adopt: Adopt) -> None:
+    rows = orders()
+    refund = (rows["returned"] == "yes") * (10 + rows["weight"])
+    mail = [f"a{number}@example.org" for number in range(400)]
+    rows.assign(refund=refund, contact=mail, shop="one").to_csv(folder / "orders.csv", index=False)
+    printed = adopt("orders.csv", "--target", "returned", "--time", "ordered")
+    assert "refund: it alone gives the target away" in printed
+    assert "contact: personal data: e-mail addresses" in printed
+    assert "shop: it has one value" in printed
+    data, _ = read(folder)
+    assert data.LEAKS == ["returned", "refund"]
+    sample = pd.concat(map(pd.read_parquet, (folder / "data/sample").iterdir()))
+    assert not {"contact", "shop", "refund"} & set(sample)
+    assert "example.org" not in (folder / ".adopted.json").read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint", "exit_code"),
+    [
+        (["nothing.csv", "--target", "returned"], "there is no nothing.csv", 2),
+        (["orders.csv", "--target", "retuned"], "do you mean 'returned'?", 2),
+        (["orders.csv", "--target", "returned", "--time", "color"], "--time color: it holds", 2),
+        (["orders.csv", "--target", "returned", "--key", "color"], "--key color: it must have a value", 2),
+        (["orders.csv", "--target", "color"], "multiclass does not work yet", 2),
+        (["orders.csv", "--target", "returned", "--positive", "maybe"], "--positive maybe", 2),
+        (["orders.csv", "--target", "returned", "--problem", "ranking"], "--problem ranking", 2),
+        (["orders.csv"], "which table, and what is to be predicted?", 2),
+        (["--refresh"], "nothing was adopted yet", 2),
+        (["headless.csv", "--target", "returned"], "no header", 1),
+        (["few.csv", "--target", "returned", "--time", "ordered"], "must be 100 or more", 3),
+    ],
+)
+def test_what_cannot_be_adopted_is_named_and_leaves_all_as_it_was(
+    words: list[str], complaint: str, exit_code: int, folder: Path, adopt: Adopt
+) -> None:
+    orders().to_csv(folder / "orders.csv", index=False)
+    orders(50).to_csv(folder / "few.csv", index=False)
+    orders().to_csv(folder / "headless.csv", index=False, header=False)
+    before = snapshot(folder)
+    printed = adopt(*words, exit_code=exit_code)
+    assert complaint in printed and printed.count("error:") == 1
+    assert snapshot(folder) == before
+
+
+def test_labels_that_say_nothing_need_the_positive_one(folder: Path, adopt: Adopt) -> None:
+    orders().replace({"returned": {"yes": "back", "no": "kept"}}).to_csv(folder / "orders.csv", index=False)
+    assert "--positive" in adopt("orders.csv", "--target", "returned", "--time", "ordered", exit_code=2)
+    adopt("orders.csv", "--target", "returned", "--time", "ordered", "--positive", "back")
+    assert read(folder)[1]["returned"].mean() == pytest.approx((orders()["returned"] == "yes").mean())
+
+
+def test_an_edited_file_is_shown_and_kept_until_force(folder: Path, adopt: Adopt) -> None:
+    orders().to_csv(folder / "orders.csv", index=False)
+    features = folder / "src" / PACKAGE / "features.py"
+    features.write_text(features.read_text() + "# mine\n")
+    before = snapshot(folder)
+    printed = adopt("orders.csv", "--target", "returned", "--time", "ordered", exit_code=1)
+    assert "-# mine" in printed and "--force" in printed
+    after = snapshot(folder)
+    assert {path: after[path] for path in before} == before
+    adopt("orders.csv", "--target", "returned", "--time", "ordered", "--force")
+    assert "# mine" not in features.read_text()
+
+
+def test_refresh_writes_what_a_level_brought_and_nothing_else(folder: Path, adopt: Adopt) -> None:
+    behaviour, release = folder / "src" / PACKAGE / "behaviour.py", folder / "conf/release.yml"
+    texts = {file: file.read_text() for file in (behaviour, release)}
+    for file in texts:
+        file.unlink()  # a level that has not got them
+    orders().to_csv(folder / "orders.csv", index=False)
+    adopt("orders.csv", "--target", "returned", "--time", "ordered")
+    model = folder / "src" / PACKAGE / "model.py"
+    model.write_text(model.read_text() + "# mine\n")
+    for file, text in texts.items():
+        file.write_text(text)
+    printed = adopt("--refresh")
+    assert "wrote conf/release.yml" in printed
+    assert "direction_of_weight" in behaviour.read_text() and "visibility" not in behaviour.read_text()
+    assert model.read_text().endswith("# mine\n")
+    assert "nothing new" in adopt("--refresh")
+
+
+def test_an_interruption_leaves_all_as_it_was(folder: Path, adopt: Adopt, monkeypatch: pytest.MonkeyPatch) -> None:
+    orders().to_csv(folder / "orders.csv", index=False)
+    before, moves, replace = snapshot(folder), [], os.replace
+
+    def interrupted(old: Path, new: Path) -> None:
+        moves.append(new)
+        if len(moves) == 12:
+            raise KeyboardInterrupt
+        replace(old, new)
+
+    monkeypatch.setattr(swap.os, "replace", interrupted)
+    adopt("orders.csv", "--target", "returned", "--time", "ordered", exit_code=130)
+    assert snapshot(folder) == before
