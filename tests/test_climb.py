@@ -129,14 +129,20 @@ def test_project_of_a_template_without_a_release_climbs(snapshot: Path, rendered
 
 
 def test_update_ends_with_the_next_commands(project: Render, capfd: pytest.CaptureFixture[str]) -> None:
-    with contextlib.chdir(project(LEVELS[0])):
+    folder = project(LEVELS[0])
+    with contextlib.chdir(folder):
         CopierApp.run(CLIMB.format(level=LEVELS[-1]).split(), exit=False)
     said = capfd.readouterr().err.partition(f"is at level {LEVELS[-1]}. Next:")[2]
-    assert re.findall(r"^  (git diff --check|git add|uv run python -m flight_delays maturity)", said, re.MULTILINE) == [
+    assert re.findall(
+        r"^  (git diff --check|uv lock|git add|uv run python -m flight_delays maturity)", said, re.MULTILINE
+    ) == [
         "git diff --check",
+        "uv lock",
         "git add",
         "uv run python -m flight_delays maturity",
     ]
+    (page,) = re.findall(r"docs/levels/\S+", said)
+    assert (folder / page).is_file()
 
 
 def test_the_documented_command_is_the_tested_one(rendered: Render) -> None:

@@ -159,6 +159,16 @@ def test_no_package_may_hide_a_module_of_python_or_of_a_dependency(environment: 
     assert not missing, f"add to levels/reserved_names.yml: {', '.join(sorted(missing))}"
 
 
+def test_a_refusal_ends_as_the_readme_shows(snapshot: Path, tmp_path: Path) -> None:
+    shown = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+    assert copier("copy", "--defaults", "--data", "level=1", snapshot, "project", folder=tmp_path).returncode == 0
+    for level in (0, 7):
+        words = ("copy", "--overwrite", "--defaults", "--data", f"level={level}", snapshot, "project")
+        refused = copier(*words, folder=tmp_path)
+        assert refused.returncode == 1
+        assert refused.stderr.rstrip().splitlines()[-1] in shown
+
+
 def test_defaults_ask_nothing_and_need_no_trust(snapshot: Path, tmp_path: Path) -> None:
     done = copier("copy", "--defaults", snapshot, "project", folder=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -174,5 +184,7 @@ def test_defaults_ask_nothing_and_need_no_trust(snapshot: Path, tmp_path: Path) 
     }
     after = done.stderr.partition("Next:")[2]
     assert "cd project" in after
-    assert "git init" in after
+    steps = ["uv lock", "git init --initial-branch main && git add --all && git commit"]
+    assert [line for line in steps if line not in after] == []
+    assert "docs/levels/0-no-mlops.md" in after and (tmp_path / "project/docs/levels/0-no-mlops.md").is_file()
     assert "uv run python -m flight_delays" in after
