@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import Busy, ProjectError
+from .redaction import redacted
 
 
 def read_json(file: Path) -> Any:
@@ -19,9 +20,9 @@ def read_json(file: Path) -> Any:
 
 
 def write_json(file: Path, content: Any) -> None:
-    """Write CONTENT to FILE as JSON; its folder is made."""
+    """Write CONTENT to FILE as JSON, without secrets; its folder is made."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    file.write_text(json.dumps(redacted(content), indent=2) + "\n", encoding="utf-8")
 
 
 def files_in(folder: Path) -> list[Path]:

@@ -24,6 +24,7 @@ from ..core import clock, files, people, settings
 from ..core.errors import ProjectError, Refused, UsageError
 from ..core.progress import say
 from ..core.project import Project
+from ..core.redaction import redact, redacted
 from ..training import tracking
 from ..training.pipeline import Training
 from . import witnesses
@@ -97,8 +98,8 @@ def record(project: Project, action: str, subject: str, why: str, **facts: Any) 
             "who": facts.pop("by", None) or who(project),
             "action": action,
             "subject": subject,
-            "why": why,
-            "facts": facts,
+            "why": redact(why),
+            "facts": redacted(facts),
             "before": last["hash"],
         }
         line["hash"] = digest(line)

@@ -13,6 +13,7 @@ import pandas as pd
 
 from ..core.errors import ProjectError, UsageError
 from ..core.project import Project
+from ..core.redaction import plain
 from ..data.joined import as_rows
 from ..data.rows import read_note
 from ..training.handoff import MODEL_FILE
@@ -30,7 +31,7 @@ def run(project: Project, options: argparse.Namespace) -> None:
     fitted, note = load(project, options.model), read_note(options.model)
     scored = score(project, read_table(options.file, note["columns"]), fitted, note)
     if options.output is None:
-        scored.to_csv(sys.stdout, index=False, lineterminator="\n")
+        scored.to_csv(plain(sys.stdout), index=False, lineterminator="\n")
     elif ending(options.output) == ".parquet":
         scored.to_parquet(options.output, index=False)
     else:
