@@ -43,6 +43,14 @@ def mirror(sources: dict[Path, Path], folder: Path) -> None:
             shutil.copy2(source, file)
 
 
+def private(file: Path) -> Path:
+    """Return FILE, made empty, for its owner alone to read, when it is not there; one that is there keeps its mode."""
+    if str(file) not in ("", ":memory:") and not file.exists():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch(mode=0o600)
+    return file
+
+
 @contextlib.contextmanager
 def whole(file: Path) -> Iterator[Path]:
     """Give a path to write to; it becomes FILE when the block ends well, and is taken away otherwise."""

@@ -103,7 +103,7 @@ def record(project: Project, action: str, subject: str, why: str, **facts: Any) 
             "before": last["hash"],
         }
         line["hash"] = digest(line)
-        with file.open("r+b" if end else "wb") as out:
+        with files.private(file).open("r+b") as out:
             out.truncate(end)  # a line that was not finished was never acknowledged
             out.seek(end)
             out.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")

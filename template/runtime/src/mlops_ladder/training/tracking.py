@@ -54,6 +54,8 @@ def connect(project: Project, uri: str, named_in: str = "conf/training.yml, or M
     named, uri, mlflow = uri, absolute(project, settings.expand(uri)), library()
     try:
         follow(project, uri)
+        if uri.startswith("sqlite:///"):
+            files.private(Path(uri.removeprefix("sqlite:///")))
         client = mlflow.MlflowClient(uri)
         from mlflow.tracking._tracking_service import utils
 
