@@ -74,8 +74,14 @@ def commands(level: dict[str, Any]) -> dict[str, Path]:
     for node in ast.walk(parsed(RUNTIME / f"levels/level_{level['number']}.py")):
         if isinstance(node, ast.keyword) and node.arg == "commands":
             registered = ast.literal_eval(node.value)
-            return {name: RUNTIME / f"{registered[name].replace('.', '/')}.py" for name in sorted(registered)}
+            return {name: source_of(registered[name]) for name in sorted(registered)}
     return {}
+
+
+def source_of(module: str) -> Path:
+    """Return the file of a module of the runtime, such as "training.train", also of one that is a folder."""
+    path = RUNTIME / module.replace(".", "/")
+    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
 
 
 @functools.cache

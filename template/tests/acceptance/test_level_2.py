@@ -273,6 +273,8 @@ def test_a_version_is_released_by_who_may_when_it_meets_the_criteria_and_it_is_k
     assert "ada@example.org may not promote" in run("promote", "1", *REASON, exit_code=3)
     store(workplace).delete_tag(result["run_id"], "owner")
     git("config", "user.email", "grace@example.org")
+    assert "is not what the last commit says" in run("promote", "1", *REASON, exit_code=1), "an edit lets nobody in"
+    git("commit", "--quiet", "--all", "--message", "Grace promotes")
     assert "owner" in run("promote", "1", *REASON, exit_code=3)
     assert aliases() == {"challenger": "1"} and run("promote", "--history", "--json") == []
     store(workplace).set_tag(result["run_id"], "owner", "data-science")

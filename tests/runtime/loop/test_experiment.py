@@ -60,6 +60,7 @@ def ready(trained: Path, tmp_path_factory: pytest.TempPathFactory, git: Run) -> 
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         patch.setattr(releasing, "try_service", lambda *_: [])
         edit("environments/prod", after=None, approval=False, policy={})
+        git("commit", "--quiet", "--all", "--message", "Let versions into prod")
         conf = read("experiment")
         calm = conf["stop"] | {"slower": 100.0, "answer_s": 30.0}  # a busy machine is slow in both arms, and by chance
         edit("experiment", modes={**conf["modes"], "canary": QUICK}, stop=calm)
@@ -597,8 +598,9 @@ def test_an_experiment_whose_champion_was_replaced_is_over(place: Path, run: Run
 
 
 @pytest.mark.practice("gated-retraining", "full-scale-trials")
-def test_what_deploy_would_refuse_is_not_tried_on_callers_either(place: Path, run: Run) -> None:
+def test_what_deploy_would_refuse_is_not_tried_on_callers_either(place: Path, run: Run, git: Run) -> None:
     edit("environments/prod", approval=True)
+    git("commit", "--quiet", "--all", "--message", "Ask for approval")
     start = ["experiment", "start", "2", "--reason", "a test"]
     assert "nobody approved it" in run(*start, exit_code=3)
     run(*start, "--mode", "shadow")  # which answers nobody
@@ -612,9 +614,10 @@ def test_what_deploy_would_refuse_is_not_tried_on_callers_either(place: Path, ru
 
 
 @pytest.mark.practice("gated-retraining")
-def test_winning_does_not_get_past_a_missing_sign_off(place: Path) -> None:
+def test_winning_does_not_get_past_a_missing_sign_off(place: Path, git: Run) -> None:
     happened(experiment.start(FLIGHTS, "2", "ab", reason="a test"), 60, 0.9, 0.1)
     edit("environments/prod", approval=True, solo=True)
+    git("commit", "--quiet", "--all", "--message", "Ask for approval")
     decision = experiment.step(FLIGHTS)
     assert decision.result == "going" and "not deployed yet" in decision.why and "nobody approved it" in decision.why
     chosen, client = environments.open_store(FLIGHTS, "prod")

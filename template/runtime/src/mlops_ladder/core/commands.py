@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
-from . import lazy, levels
+from . import lazy, levels, redaction
 from .errors import ProjectError
 from .project import Project
 
@@ -17,7 +17,13 @@ CLIMB = "uvx copier update --vcs-ref=:current: --skip-answered --data level={lev
 
 
 def main(project: Project, argv: list[str] | None = None) -> int:
-    """Run one command and return its exit code: 0 done, 1 error, 2 usage, 3 checked and refused."""
+    """Run one command and return its exit code: 0 done, 1 error, 2 usage, 3 checked and refused. It prints no secret."""
+    with redaction.output():
+        return run(project, argv)
+
+
+def run(project: Project, argv: list[str] | None = None) -> int:
+    """Do the same, printing what comes."""
     words = sys.argv[1:] if argv is None else argv
     if os.getpid() == 1:  # the first process of a container hears SIGTERM only when it asks for it
         signal.signal(signal.SIGTERM, lambda number, _: os._exit(128 + number))
@@ -58,8 +64,13 @@ def main(project: Project, argv: list[str] | None = None) -> int:
 
 
 def inside(project: Project, options: argparse.Namespace) -> argparse.Namespace:
-    """Return OPTIONS with each path taken from the project's folder, which for a command is the current one."""
+    """Return OPTIONS with each path taken from the project's folder, which for a command is the current one.
+
+    What is kept or sent for people to read, a reason or a message, holds no secret from here on.
+    """
     for name, value in vars(options).items():
+        if name in ("reason", "message"):
+            setattr(options, name, redaction.redacted(value))
         if isinstance(value, Path):
             setattr(options, name, project.path(value))
         elif isinstance(value, list):

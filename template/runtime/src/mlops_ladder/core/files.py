@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import Busy, ProjectError
+from .redaction import redacted
 
 
 def read_json(file: Path) -> Any:
@@ -19,9 +20,9 @@ def read_json(file: Path) -> Any:
 
 
 def write_json(file: Path, content: Any) -> None:
-    """Write CONTENT to FILE as JSON; its folder is made."""
+    """Write CONTENT to FILE as JSON, without secrets; its folder is made."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    file.write_text(json.dumps(redacted(content), indent=2) + "\n", encoding="utf-8")
 
 
 def files_in(folder: Path) -> list[Path]:
@@ -40,6 +41,14 @@ def mirror(sources: dict[Path, Path], folder: Path) -> None:
         if not file.is_file() or (file.stat().st_size, file.stat().st_mtime_ns) != (new.st_size, new.st_mtime_ns):
             file.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(source, file)
+
+
+def private(file: Path) -> Path:
+    """Return FILE, made empty, for its owner alone to read, when it is not there; one that is there keeps its mode."""
+    if str(file) not in ("", ":memory:") and not file.exists():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch(mode=0o600)
+    return file
 
 
 @contextlib.contextmanager

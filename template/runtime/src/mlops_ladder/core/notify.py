@@ -20,6 +20,7 @@ import pydantic
 from . import settings
 from .errors import ProjectError, UsageError
 from .project import Project
+from .redaction import redact
 
 
 class Notify(settings.Settings, frozen=True):
@@ -71,6 +72,7 @@ def tell(receivers: list[str], title: str, body: str) -> None:
     """
     import apprise
 
+    title, body = redact(title), redact(body)
     failures = []
     for receiver in receivers:
         channel = apprise.Apprise()

@@ -365,7 +365,7 @@ class Online:
     def publish(self, table: Table, values: Callable[[], pd.DataFrame]) -> None:
         """Make the database hold this version of TABLE, in one transaction; a reader sees the old one or the new one."""
         if self.file:
-            self.file.parent.mkdir(parents=True, exist_ok=True)
+            files.private(self.file)
         self.schema.create_all(self.engine)
         if self.known().get(table.name) == table:
             return

@@ -14,6 +14,7 @@ from ..core import settings
 from ..core.errors import ProjectError
 from ..core.files import replaced
 from ..core.project import Project
+from ..core.redaction import redacted
 from .joined import find_tables
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ def rows_added(entry: dict[str, Any]) -> dict[str, int]:
 
 
 def write_manifest(conf: Store, known: dict[str, dict[str, Any]]) -> None:
-    text = json.dumps({"files": known}, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+    text = json.dumps({"files": redacted(known)}, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
     replaced(conf.manifest, text.encode())
 
 

@@ -25,6 +25,7 @@ from ..core import settings
 from ..core.errors import ProjectError, Refused, UsageError
 from ..core.nearest import check_file
 from ..core.project import Project
+from ..core.redaction import redact, redacted
 from . import data_sets, split, store
 from .joined import find_tables
 from .problem import problem_of
@@ -137,7 +138,7 @@ def run(project: Project, options: argparse.Namespace) -> None:
         source = str(options.file or store.read(project).raw)
         report = validate(project, read(project, place, source, joins=True), limits, options.as_of, source=source)
     if options.json:
-        print(json.dumps(asdict(report), indent=2))
+        print(json.dumps(redacted(asdict(report)), indent=2))
     write_report(report, options.report)
     if not options.json:
         print(f"{report}; report {options.report}")
@@ -345,7 +346,7 @@ def write_report(report: Report, file: Path) -> None:
             cells = (check.column, f"must {check.rule}", check.found, "\n".join(check.examples))
             page.append("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in cells) + "</tr>")
         page.append("</table>")
-    file.write_text("\n".join([*page, "</html>", ""]), encoding="utf-8")
+    file.write_text(redact("\n".join([*page, "</html>", ""])), encoding="utf-8")
     if report.breaches:
         advice = f"mend the rows, or SCHEMA in data.py or {LIMITS} where these are wrong; report {file}"
         raise Refused("\n  ".join([str(report), *map(str, report.breaches), advice]))

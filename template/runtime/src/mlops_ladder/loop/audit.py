@@ -24,6 +24,7 @@ from ..core import clock, files, people, settings
 from ..core.errors import ProjectError, Refused, UsageError
 from ..core.progress import say
 from ..core.project import Project
+from ..core.redaction import redact, redacted
 from ..training import tracking
 from ..training.pipeline import Training
 from . import witnesses
@@ -97,12 +98,12 @@ def record(project: Project, action: str, subject: str, why: str, **facts: Any) 
             "who": facts.pop("by", None) or who(project),
             "action": action,
             "subject": subject,
-            "why": why,
-            "facts": facts,
+            "why": redact(why),
+            "facts": redacted(facts),
             "before": last["hash"],
         }
         line["hash"] = digest(line)
-        with file.open("r+b" if end else "wb") as out:
+        with files.private(file).open("r+b") as out:
             out.truncate(end)  # a line that was not finished was never acknowledged
             out.seek(end)
             out.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")

@@ -23,6 +23,7 @@ from ..core import files, settings
 from ..core.errors import ProjectError, UsageError
 from ..core.files import write_json
 from ..core.project import Project
+from ..core.redaction import redact
 from ..data.problem import problem_of
 from ..release.judgement import in_use
 from ..serving import uptime
@@ -55,7 +56,7 @@ def run(project: Project, options: argparse.Namespace) -> None:
         "*\n", encoding="utf-8"
     )  # a page about the state is no change of the code
     with files.whole(target) as part:
-        part.write_text(page(project, told), encoding="utf-8")
+        part.write_text(redact(page(project, told)), encoding="utf-8")
     with files.whole(target.with_suffix(".json")) as part:
         write_json(part, told)
     n_models = len(told["models"])

@@ -28,6 +28,7 @@ from ..core import files, settings
 from ..core.errors import ProjectError, Refused, UsageError
 from ..core.files import write_json
 from ..core.project import Project
+from ..core.redaction import redact
 from ..data.problem import problem_of
 from ..release.judgement import in_use
 from ..training import tracking
@@ -212,7 +213,7 @@ def write(project: Project, report: dict[str, Any]) -> None:
         "*\n", encoding="utf-8"
     )  # a report is no change of the code
     with files.whole(file) as part:
-        part.write_text(page(project, report), encoding="utf-8")
+        part.write_text(redact(page(project, report)), encoding="utf-8")
     with files.whole(file.with_suffix(".json")) as part:  # last: who finds the JSON finds the page
         write_json(part, report)
 

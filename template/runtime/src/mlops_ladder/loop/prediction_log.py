@@ -25,7 +25,7 @@ import sqlalchemy as sql
 from pydantic_core import to_json
 from sqlalchemy.dialects import postgresql, sqlite
 
-from ..core import settings
+from ..core import files, settings
 from ..core.errors import ProjectError
 from ..core.project import Project
 from ..data import rows, split
@@ -274,8 +274,7 @@ class PredictionLog:
         try:
             if not self.made:
                 if self.file:
-                    self.file.parent.mkdir(parents=True, exist_ok=True)
-                    self.file.touch(mode=0o600)
+                    files.private(self.file)
                 with self.engine.connect() as connection:
                     connection.exec_driver_sql(self.lock)  # two that start at once would both make the tables
                     KNOWN.create_all(connection)

@@ -19,6 +19,7 @@ from ..core.clock import days, moment
 from ..core.errors import Busy, ProjectError
 from ..core.progress import say
 from ..core.project import Project
+from ..core.redaction import redact
 from .prediction_log import HAS_PREDICTION, LABELS, PREDICTIONS, open_log
 
 REPORTS = Path("reports/monitoring")  # what `monitor` writes
@@ -371,7 +372,7 @@ def mark(engine: sql.Engine, attempt: dict[str, Any], what: Mark) -> None:
 def ask_people(project: Project, policy: Policy, title: str, lines: list[str]) -> Path:
     """Write an issue for people and tell the receivers of conf/notify.yml; return its file."""
 
-    text = "\n".join([f"# {title}", "", f"Owner: {policy.owner}. What to do: {policy.runbook}", "", *lines, ""])
+    text = redact("\n".join([f"# {title}", "", f"Owner: {policy.owner}. What to do: {policy.runbook}", "", *lines, ""]))
     project.path(ISSUES).mkdir(parents=True, exist_ok=True)
     (project.path(ISSUES) / ".gitignore").write_text("*\n", encoding="utf-8")  # an open issue is no change of the code
     file = project.path(ISSUES) / f"{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}.md"  # two in a second are two

@@ -12,6 +12,7 @@ from typing import Any
 from ..core import files, people
 from ..core.errors import Refused, Unmet, UsageError
 from ..core.project import Project
+from ..core.redaction import redact
 from ..training import tracking
 from . import environments
 
@@ -50,7 +51,12 @@ def approve(
     made = tracking.find_version(client, chosen.model, version)
     if (status := made.tags.get("validation_status", "nothing")) not in environments.JUDGED:
         raise Refused(f"the gates of version {made.version} say {status}: `gate {made.version}` judges it first")
-    signed = {"by": by, "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "reason": reason, "as": kind.value}
+    signed = {
+        "by": by,
+        "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "reason": redact(reason),
+        "as": kind.value,
+    }
     tags = {f"approved_{key}": value for key, value in signed.items()}
     if why := objection(project, name, tags, client.get_run(made.run_id)):
         raise Refused(why)

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from ..core import files, people, settings
 from ..core.errors import Refused, UsageError
 from ..core.project import Project
+from ..core.redaction import redact, redacted
 from ..core.repository import git
 from ..training import tracking
 from ..training.pipeline import Training
@@ -144,7 +145,7 @@ def keep_report(project: Project, client: "MlflowClient", made: Any, result: dic
 def write(result: dict[str, Any], folder: Path) -> None:
     """Write the report into FOLDER: gates.json, and gates.html, one page that needs nothing from outside."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "gates.json").write_text(json.dumps(result, indent=2, ensure_ascii=False), encoding="utf-8")
+    (folder / "gates.json").write_text(json.dumps(redacted(result), indent=2, ensure_ascii=False), encoding="utf-8")
     page = [HEAD, f"<h1>{escape(result['model'])} version {result['version']}: {result['status']}</h1>"]
     page.append(f"<p>{result['at']}, by {escape(result['by'])}, at commit {result['commit'][:8]}</p>")
     for name, override in result["overrides"].items():
@@ -156,7 +157,7 @@ def write(result: dict[str, Any], folder: Path) -> None:
             cells = "".join(f"<td>{escape(one[key])}</td>" for key in ("what", "found"))
             page.append(f"<tr>{mark}</td>{cells}<td>must be {escape(one['limit'])}</td></tr>")
         page.append("</table>")
-    (folder / "gates.html").write_text("\n".join([*page, "</html>", ""]), encoding="utf-8")
+    (folder / "gates.html").write_text(redact("\n".join([*page, "</html>", ""])), encoding="utf-8")
 
 
 def sentence(project: Project, result: dict[str, Any]) -> str:

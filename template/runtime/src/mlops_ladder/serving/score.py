@@ -17,6 +17,7 @@ import pandas as pd
 from ..core.errors import ProjectError, UsageError
 from ..core.nearest import check_file
 from ..core.project import Project
+from ..core.redaction import plain
 from ..data.joined import as_rows
 from ..data.problem import problem_of
 from ..data.rows import as_answers, read_note
@@ -47,7 +48,7 @@ def run(project: Project, options: argparse.Namespace) -> None:
     scored = score(project, read_table(options.file, note["columns"]), fitted, note)
     shown = scored if options.output else scored.head(N_SHOWN)
     if options.output is None or options.output.name == "-":
-        shown.to_csv(sys.stdout, index=False, lineterminator="\n")
+        shown.to_csv(plain(sys.stdout), index=False, lineterminator="\n")
     elif ending(options.output) == ".parquet":
         scored.to_parquet(options.output, index=False)
     else:

@@ -20,6 +20,7 @@ from ..core import errors, people, repository
 from ..core.errors import ProjectError
 from ..core.files import read_json
 from ..core.project import Project
+from ..core.redaction import redacted
 from ..core.repository import git
 from ..data import rows, split, versions
 from ..data.problem import problem_of
@@ -79,13 +80,13 @@ def track(project: Project, client: MlflowClient, chosen: Training, place: str, 
     source = json.dumps({"remote": "dvc", "md5": f"{version}.dir"})
     columns = json.dumps({column: facts["type"] for column, facts in cut["profile"]["columns"].items()})
     dataset = Dataset(name, version, "dvc", source, columns, json.dumps(cut["profile"]))
-    run_id = client.create_run(place, tags=tags, run_name=f"{chosen.family}-{candidate[:6]}").info.run_id
+    run_id = client.create_run(place, tags=redacted(tags), run_name=f"{chosen.family}-{candidate[:6]}").info.run_id
     try:
         client.log_inputs(run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])])
         settings = chosen.model_dump(exclude={"tags", "required_tags", "tracking_uri", "parameters"})
         settings |= {"trained_before": trained_before(project, cut)}
         for key, value in {**settings, **fit["parameters"]}.items():
-            client.log_param(run_id, key, value)
+            client.log_param(run_id, key, redacted(value))
         measured = {f"{part}_{key}": value for part, of in worth["metrics"].items() for key, value in of.items()}
         measured |= {"fit_seconds": fit["seconds"], **{f"{part}_rows": n for part, n in cut["rows"].items()}}
         for name, facts in worth.get("classes", {}).get("each", {}).items():

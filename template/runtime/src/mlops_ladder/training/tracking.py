@@ -19,6 +19,7 @@ from ..core.files import files_in
 from ..core.nearest import nearest
 from ..core.progress import say
 from ..core.project import Project
+from ..core.redaction import redacted
 from ..data import store
 from .pipeline import Training
 
@@ -54,6 +55,8 @@ def connect(project: Project, uri: str, named_in: str = "conf/training.yml, or M
     named, uri, mlflow = uri, absolute(project, settings.expand(uri)), library()
     try:
         follow(project, uri)
+        if uri.startswith("sqlite:///"):
+            files.private(Path(uri.removeprefix("sqlite:///")))
         client = mlflow.MlflowClient(uri)
         from mlflow.tracking._tracking_service import utils
 
@@ -372,7 +375,7 @@ def artifacts_of(owner: str) -> Iterator[None]:
 def release(project: Project, client: "MlflowClient", facts: dict[str, str]) -> Iterator[None]:
     """Record a release around the block that makes it. A record is a run, so nobody edits it away by the next one."""
     earlier = search(project, client, releases=True)
-    facts = facts | {NUMBER: str(1 + max([len(earlier), *map(number, earlier)]))}
+    facts = redacted(facts) | {NUMBER: str(1 + max([len(earlier), *map(number, earlier)]))}
     run = client.create_run(
         experiment(project, client, "release"), tags=facts, run_name=f"{facts['model']}-{facts['version']}"
     )
