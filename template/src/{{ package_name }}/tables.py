@@ -45,5 +45,5 @@ TABLES = {
         "max_age": "3D",  # older: missing, as when the computing fails for days
         "build": functools.partial(history, key=key),
     }
-    for key in SLICES
+    for key in (SLICES if TIME else [])  # a table needs the time of each row
 }
