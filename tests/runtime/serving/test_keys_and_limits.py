@@ -85,6 +85,7 @@ def test_predictions_are_made_for_those_who_have_a_key_and_over_tls(guarded: Any
 def test_a_key_for_predictions_opens_nothing_else(guarded: Any) -> None:
     key = taken(guarded, "caller")
     assert guarded.http.get("/model", headers=key).status_code == 200
+    assert guarded.http.get("/", headers=key).is_redirect  # to /docs, which this key may see
     refused = guarded.http.get("/metrics", headers=key)
     assert refused.status_code == 403 and "scope admin" in refused.json()["error"]
     assert guarded.http.get("/metrics", headers=guarded.first).status_code == 200
