@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
@@ -22,7 +23,7 @@ import sqlalchemy
 import yaml
 from flight_delays import data
 from flight_delays.__main__ import main
-from mlops_ladder.data import store
+from mlops_ladder.data import sources, store
 from projects import ROOT, python_path
 
 COMMAND = [sys.executable, "-m", "flight_delays", "ingest"]
@@ -331,6 +332,34 @@ def test_a_download_that_breaks_off_is_tried_again_then_refused(
     assert names("data/raw") == [first]
     assert f"{second}: " in error and f"{third}: HTTP 404" in error
     assert tries == {"/": 1, f"/{first}": 2, f"/{second}": 3, f"/{third}": 1}
+
+
+@pytest.mark.practice("automated-data-ingestion")
+def test_a_download_that_trickles_is_refused_and_the_others_are_gathered(
+    source: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, second, _ = names(source)
+
+    def interfere(handler: http.server.SimpleHTTPRequestHandler) -> bool:
+        if handler.path != f"/{second}":
+            return False
+        handler.send_response(200)
+        handler.send_header("Content-Length", "1000000")
+        handler.end_headers()
+        with contextlib.suppress(OSError):  # until nobody listens
+            for _ in range(1000):
+                handler.wfile.write(b"x")
+                handler.wfile.flush()
+                time.sleep(0.05)
+        handler.close_connection = True
+        return True
+
+    monkeypatch.setattr(sources, "TIMEOUT_S", 5)
+    with site(source, interfere) as (address, _):
+        configure(url=address)
+        assert main(["ingest"]) == 3
+    assert f"{second}: arrives too slowly" in capsys.readouterr().err
+    assert names("data/raw") == [name for name in names(source) if name != second]
 
 
 @pytest.mark.practice("automated-data-ingestion")

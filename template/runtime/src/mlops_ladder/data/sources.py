@@ -29,6 +29,7 @@ MONTH = re.compile(r"(?<!\d)(\d{4}-(?:0[1-9]|1[0-2]))(?!\d)")
 CHUNK_BYTES = 1 << 20
 CHUNK_ROWS = 50_000  # rows of an SQL table in memory at once
 TIMEOUT_S = 60  # without a byte
+SLOWEST = 1 << 10  # bytes a second, once TIMEOUT_S have passed: a source that trickles is none
 WAITS_S = (0.0, 0.3, 1.0)  # before each try
 
 T = TypeVar("T")
@@ -162,8 +163,12 @@ class Index:
         def download() -> None:
             with self.client.stream("GET", item.address) as answer, target.open("wb") as out:
                 length = answer.raise_for_status().headers.get("content-length", "?")
-                for chunk in answer.iter_bytes(CHUNK_BYTES):  # raises when the body is shorter than announced
+                start = time.monotonic()
+                for chunk in answer.iter_bytes():  # as it comes; raises when the body is shorter than announced
                     out.write(chunk)
+                    took_s = time.monotonic() - start
+                    if took_s > TIMEOUT_S and out.tell() < SLOWEST * took_s:
+                        raise Refused(f"arrives too slowly, {out.tell():,} bytes in {took_s:.0f} s: ask again later")
                     tell(f"{out.tell():,} of {length} bytes")
 
         self.insist(download)
