@@ -58,7 +58,11 @@ def weather(flights: pd.DataFrame) -> pd.DataFrame:
 def forget_time(folder: Path) -> None:
     """Take the time, and the slices, out of a project with own data."""
     package = folder / "src" / package_of(folder)
-    text = reads(package / "data.py").replace('TIME = "measured"', "TIME = None").replace('["airport"]', "[]")
+    text = (
+        reads(package / "data.py")
+        .replace('TIME = "measured"', "TIME = None")
+        .replace('SLICES = ["airport"]', "SLICES: list[str] = []")
+    )
     text = text.replace('    "measured": {"type": "time"},\n', "").replace("[TIME, KEY]", "KEY")
     (package / "data.py").write_text(text)
     for file in folder.glob("data/sample/*.parquet"):

@@ -39,7 +39,7 @@ def profile(project: Project, rows: pd.DataFrame) -> dict[str, Any]:
         plain = [str(value) if isinstance(value, pd.Timestamp) else float(value) for value in span]
         facts = dict(zip(("min", "max") if ordered else ("distinct",), plain, strict=True))
         columns[str(name)] = {"type": str(column.dtype), "missing": round(float(column.isna().mean()), 6), **facts}
-    return {"rows": len(rows), **split.span(project, rows), "columns": columns}
+    return {"rows": len(rows), "from": "", "to": "", **split.span(project, rows), "columns": columns}
 
 
 def maker(project: Project, name: str) -> Callable[[Project, store.Store], Any] | None:

@@ -154,7 +154,7 @@ def data_sheet(project: Project, client: "MlflowClient", made_by: Any) -> tuple[
         for column, facts in profile["columns"].items()
     ]
     facts = [f"# Data set {name}", "", entry.what, ""]
-    period = f"from {profile['from']} to {profile['to']}" if "from" in profile else "without a time"
+    period = f"from {profile['from']} to {profile['to']}" if profile["from"] else "without a time"
     facts += [f"- version {version}: {profile['rows']:,} rows {period}"]
     facts += [f"- owner {entry.owner}, class {entry.kind}, kept {retention}, used by {', '.join(entry.consumers)}", ""]
     facts += ["| column | type | missing | least | most | masked outside |", "| --- | --- | --- | --- | --- | --- |"]

@@ -146,7 +146,7 @@ def card(project: Project, chosen: Any, client: "MlflowClient", version: str) ->
         one for one in lineage.releases(project, client) if one["version"] == version and one["model"] == chosen.model
     ]
     profile, how = cut["profile"], split.read(project, cut)
-    period = f"from {profile['from'][:10]} to {profile['to'][:10]}" if "from" in profile else "without a time"
+    period = f"from {profile['from'][:10]} to {profile['to'][:10]}" if profile["from"] else "without a time"
     before, later = (f" before {cut['cuts'][0]}", f"later than {cut['cuts'][1]}") if how.by_time else ("", "held out")
     approved = {key: made.tags[key] for key in ("approved_by", "approved_at", "approved_reason") if key in made.tags}
     lines = [

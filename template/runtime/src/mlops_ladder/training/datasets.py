@@ -36,9 +36,7 @@ def run(project: Project, options: argparse.Namespace) -> None:
     if options.json:
         return print(json.dumps(versions))
     for one in versions:
-        times = (
-            f"{one['profile']['from'][:10]} to {one['profile']['to'][:10]}" if "from" in one["profile"] else "no time"
-        )
+        times = f"{one['profile']['from'][:10]} to {one['profile']['to'][:10]}" if one["profile"]["from"] else "no time"
         print(
             f"{one['name']}@{one['version'][:8]}  {one['profile']['rows']:>11,} rows  {times}  {one['runs']:>4} runs  first {one['first']}"
         )
