@@ -415,7 +415,8 @@ class PredictionLog:
         told = [pl.Series(name, column, types.get(name, pl.String)) for name, column in given.items()]
         shape = pl.Struct({name: kinds.get(rule["type"], pl.String) for name, rule in self.columns.items()})
         logged = pl.Series("inputs", inputs, pl.String).str.json_decode(shape).struct.unnest()
-        return pl.DataFrame(told).hstack(logged.rename({one: f"input_{one}" for one in logged.columns if one in NAMES}))
+        taken = {*NAMES, *self.problem.columns}
+        return pl.DataFrame(told).hstack(logged.rename({one: f"input_{one}" for one in logged.columns if one in taken}))
 
     def forget(self, values: Iterable[str], by: str = "request_id") -> int:
         """Delete the predictions of VALUES, and labels that no other prediction has; return how many predictions."""
@@ -508,9 +509,11 @@ def as_raw(project: Project, found: pl.DataFrame) -> pd.DataFrame:
 def as_sent(project: Project, found: pl.DataFrame) -> pl.DataFrame:
     """Return predictions of the log (`frames`) with what callers sent under its own names, over the log's own columns."""
     theirs = {
-        f"input_{name}": name for name in NAMES if name in project.data.SCHEMA and f"input_{name}" in found.columns
+        f"input_{name}": name
+        for name in dict.fromkeys([*NAMES, *problem_of(project).columns])
+        if name in project.data.SCHEMA and f"input_{name}" in found.columns
     }
-    return found.drop([*theirs.values()], strict=False).rename(theirs)
+    return found.drop(theirs.values()).rename(theirs)
 
 
 def plain(given: Any) -> str:
