@@ -284,3 +284,26 @@ def test_an_interruption_leaves_all_as_it_was(folder: Path, adopt: Adopt, monkey
     monkeypatch.setattr(swap.os, "replace", interrupted)
     adopt("orders.csv", "--target", "returned", "--time", "ordered", exit_code=130)
     assert snapshot(folder) == before
+
+
+def test_of_a_large_table_a_sample_is_committed_and_all_rows_are_gathered(folder: Path, adopt: Adopt) -> None:
+    orders(21_000).assign(ordered=pd.date_range("2023-01-01", periods=21_000, freq="30min")).to_parquet(
+        folder / "orders.parquet"
+    )
+    printed = adopt("orders.parquet", "--target", "returned", "--time", "ordered")
+    assert "21,000 rows of orders adopted, 20,000 of them the sample" in printed
+    assert len(read(folder)[1]) == 20_000
+    whole = pd.concat(map(pd.read_parquet, (folder / "data/adopted").glob("*.parquet")))
+    assert len(whole) == 21_000
+    assert "url: data/adopted" in (folder / "conf/data.yml").read_text()
+    assert "path: data/adopted" in (folder / "data/catalog.yml").read_text()
+
+
+def test_a_table_without_time_key_or_category_is_adopted(folder: Path, adopt: Adopt) -> None:
+    rows = orders()[["weight", "returned"]]
+    pd.concat([rows, rows.assign(returned=None)]).to_csv(folder / "orders.csv", index=False)
+    printed = adopt("orders.csv", "--target", "returned")
+    assert "400 rows without a returned" in printed
+    data, rows = read(folder)
+    assert (data.TIME, data.KEY, data.SLICES) == (None, "row_key", [])
+    assert rows["row_key"].is_unique and len(rows) == 400

@@ -1,4 +1,4 @@
-"""The rows that go into the project: few enough for git, the same ones each time, in three files or more."""
+"""The rows that go into the project: few enough for git, the same ones each time, a file a month or in three."""
 
 import hashlib
 from pathlib import Path
@@ -8,7 +8,7 @@ import pandas as pd
 from .profile import Plan
 
 N_ROWS = 20_000  # of the sample: some hundred kB; a table with fewer goes in whole
-N_FILES = 3  # at least: the project's tests take the first three
+N_FILES = 3  # of rows without a time: the project's tests take the first three
 
 
 def pick(rows: pd.DataFrame, plan: Plan) -> pd.DataFrame:
@@ -22,7 +22,7 @@ def pick(rows: pd.DataFrame, plan: Plan) -> pd.DataFrame:
 
 
 def write(rows: pd.DataFrame, plan: Plan, folder: Path) -> list[Path]:
-    """Write ROWS as parquet files to FOLDER, up to twelve by month where there is a time, else N_FILES; return them."""
+    """Write ROWS as parquet files to FOLDER, one a month where there is a time, else N_FILES; return them."""
     folder.mkdir(parents=True, exist_ok=True)
     files = []
     for name, part in parts(rows, plan).items():
@@ -33,19 +33,11 @@ def write(rows: pd.DataFrame, plan: Plan, folder: Path) -> list[Path]:
 
 def parts(rows: pd.DataFrame, plan: Plan) -> dict[str, pd.DataFrame]:
     """Return ROWS by the end of their file's name: the month in which they begin, else a number."""
-    n = N_FILES
-    if plan.time:
+    if plan.time:  # a file holds the rows of its month and no others, or `ingest` refuses it
         months = rows[plan.time].dt.strftime("%Y-%m")
-        distinct = sorted(months.unique())
-        if len(distinct) >= N_FILES:  # neighbours share a file where a month has few rows or there are many months
-            n_files = max(N_FILES, min(12, len(distinct), len(rows) // 500))
-            last = months.map({month: place for place, month in enumerate(distinct)}) * n_files // len(distinct)
-            # by rows, not by months: else a file may be empty of a class
-            return {months[last == place].min(): rows[last == place] for place in sorted(last.unique())}
-        order = pd.Series(range(len(rows)), rows.index) * n // len(rows)
-        return {f"{months[order == place].min()}-part{place + 1}": rows[order == place] for place in range(n)}
-    order = pd.Series(range(len(rows)), rows.index) * n // len(rows)
-    return {f"part{place + 1}": rows[order == place] for place in range(n)}
+        return {month: rows[months == month] for month in sorted(months.unique())}
+    order = pd.Series(range(len(rows)), rows.index) * N_FILES // len(rows)
+    return {f"part{place + 1}": rows[order == place] for place in range(N_FILES)}
 
 
 def digest(content: bytes) -> str:
