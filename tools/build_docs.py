@@ -74,7 +74,10 @@ def commands(level: dict[str, Any]) -> dict[str, Path]:
     for node in ast.walk(parsed(RUNTIME / f"levels/level_{level['number']}.py")):
         if isinstance(node, ast.keyword) and node.arg == "commands":
             registered = ast.literal_eval(node.value)
-            return {name: RUNTIME / f"{registered[name].replace('.', '/')}.py" for name in sorted(registered)}
+            files = {name: RUNTIME / f"{registered[name].replace('.', '/')}.py" for name in sorted(registered)}
+            return {
+                name: file if file.is_file() else file.with_suffix("") / "__init__.py" for name, file in files.items()
+            }
     return {}
 
 
