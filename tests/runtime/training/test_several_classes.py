@@ -117,7 +117,7 @@ def test_another_problem_is_refused_at_once_in_a_line_that_names_the_three(
     fresh: Project, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fresh.data.PROBLEM = "ranking"
-    for words in (["train"], ["validate"], ["tune"], ["score", "rows.csv"]):
+    for words in (["train"], ["validate"], ["tune"]):
         said = refusal(fresh, capsys, *words)
         assert "PROBLEM in data.py is 'ranking', must be one of classification, multiclass, regression" in said
 

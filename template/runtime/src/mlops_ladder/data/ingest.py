@@ -9,6 +9,8 @@ A file that is broken, or that changed at the source, is refused (exit 3) and ha
 A month that is not over yet waits. Where each file came from, and when, stands in the store's manifest.json.
 """
 
+from __future__ import annotations
+
 import argparse
 import contextlib
 import json

@@ -1,5 +1,7 @@
 """The problem that PROBLEM in data.py names: the one object that decides wherever kinds of problem differ."""
 
+from __future__ import annotations
+
 import zlib
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -114,7 +116,7 @@ class Problem(ABC):
         """Return PREDICTED as the column that a model which is fed by this one gets."""
         return predicted
 
-    def outcomes(self, truth: pd.Series, predicted: np.ndarray, decide: float) -> list["Outcome"]:
+    def outcomes(self, truth: pd.Series, predicted: np.ndarray, decide: float) -> list[Outcome]:
         """Return what is compared between groups: the target or, of several classes, each of them against all others."""
         return [Outcome("", truth.astype("float64").to_numpy(), predicted, predicted, decide)]
 

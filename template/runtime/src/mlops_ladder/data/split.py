@@ -3,6 +3,8 @@
 All that depends on whether a table has a time is decided here.
 """
 
+from __future__ import annotations
+
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -39,7 +41,7 @@ class Split:
         """What a file keeps of it; `read` makes a split of that again."""
         return {**asdict(self), "cuts": list(self.cuts)}
 
-    def position(self, rows: "pd.DataFrame") -> "pd.Series":
+    def position(self, rows: pd.DataFrame) -> pd.Series:
         """Return where each row stands in the order in which rows are cut: its time, or its hash as a number, 0 to 1."""
         if self.by_time:
             return rows[self.column]
@@ -51,12 +53,12 @@ class Split:
         hashes = pd.util.hash_array(texts.to_numpy(dtype=object), hash_key=f"mlops-ladder{self.seed:04}")
         return pd.Series(hashes / 2.0**64, index=rows.index)
 
-    def ordered(self, rows: "pd.DataFrame") -> "pd.DataFrame":
+    def ordered(self, rows: pd.DataFrame) -> pd.DataFrame:
         """Return ROWS in the order in which they are cut: oldest first, or mixed by their hash."""
         order = self.position(rows).reset_index(drop=True).sort_values(kind="stable").index
         return rows.iloc[order].reset_index(drop=True)
 
-    def at(self, rows: "pd.DataFrame", validation: float, test: float) -> "Split":
+    def at(self, rows: pd.DataFrame, validation: float, test: float) -> Split:
         """Return the split with the cuts that make about these shares of ROWS validation and test."""
         shares = (1 - validation - test, 1 - test)
         if not self.by_time:
@@ -70,7 +72,7 @@ class Split:
 
         return pd.Timestamp(text) if self.by_time else float(text)
 
-    def cut(self, rows: "pd.DataFrame") -> "dict[str, pd.DataFrame]":
+    def cut(self, rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
         """Return the rows of train, validation and test.
 
         By time, a group that spans a cut stays in the earlier part; its rows from after the cut are in none.
@@ -83,7 +85,7 @@ class Split:
             known &= part == part.groupby(rows[self.group]).transform("min").fillna(part)
         return {name: rows[known & (part == number)] for number, name in enumerate(("train", "validation", "test"))}
 
-    def unseen(self, rows: "pd.DataFrame", *others: "pd.DataFrame") -> "np.ndarray":
+    def unseen(self, rows: pd.DataFrame, *others: pd.DataFrame) -> np.ndarray:
         """Return which of ROWS a model that learned by this split cannot have seen; OTHERS may be of the same groups."""
         if not {self.column, *([self.group] if self.group else [])} <= set(rows):
             return np.zeros(len(rows), dtype=bool)
@@ -93,12 +95,12 @@ class Split:
             later &= ~rows[self.group].isin(part[self.group][self.position(part) < cut].dropna())
         return later.to_numpy()
 
-    def period(self, rows: "pd.DataFrame") -> dict[str, Any]:
+    def period(self, rows: pd.DataFrame) -> dict[str, Any]:
         """Return the first and the last position of ROWS and how many they are."""
         moments = self.position(rows)
         return {"from": str(moments.min()), "to": str(moments.max()), "rows": len(rows)}
 
-    def within(self, rows: "pd.DataFrame", period: dict[str, Any]) -> "pd.DataFrame":
+    def within(self, rows: pd.DataFrame, period: dict[str, Any]) -> pd.DataFrame:
         """Return those of ROWS that lie in PERIOD, both ends included."""
         return rows[self.position(rows).between(self.parse(period["from"]), self.parse(period["to"]))]
 
@@ -134,13 +136,13 @@ def read(project: Project, facts: dict[str, Any], source: Any = None) -> Split:
     return Split(facts["column"], facts["by"], facts["group"], facts["seed"], cuts)
 
 
-def holdout(project: Project, rows: "pd.DataFrame", share: float = 0.2) -> "tuple[pd.DataFrame, pd.DataFrame]":
+def holdout(project: Project, rows: pd.DataFrame, share: float = 0.2) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return the rows to train on and, held out, about SHARE of them: the newest or, without a time, by the hash."""
     parts = of(project).at(rows, 0, share).cut(rows)
     return parts["train"], parts["test"]
 
 
-def oldest_first(project: Project, rows: "pd.DataFrame") -> "pd.DataFrame":
+def oldest_first(project: Project, rows: pd.DataFrame) -> pd.DataFrame:
     """Return ROWS by time and key; without a time by key alone, so that the same rows come in the same order."""
     time = time_column(project)
     return rows.sort_values([*([time] if time else []), project.data.KEY], ignore_index=True)
@@ -158,7 +160,7 @@ def need_time(project: Project, what: str) -> str:
     raise ProjectError(f"{what} needs the time of each row, and TIME in data.py is None: name a column of SCHEMA there")
 
 
-def months(project: Project, rows: "pd.DataFrame") -> "pd.Series":
+def months(project: Project, rows: pd.DataFrame) -> pd.Series:
     """Return the month of each row, YYYY-MM, by which files of rows are made; WHOLE for rows without a time."""
     import pandas as pd
 
@@ -167,7 +169,7 @@ def months(project: Project, rows: "pd.DataFrame") -> "pd.Series":
     return pd.Series(WHOLE, index=rows.index)
 
 
-def span(project: Project, rows: "pd.DataFrame") -> dict[str, str]:
+def span(project: Project, rows: pd.DataFrame) -> dict[str, str]:
     """Return the first and the last time of ROWS, {} without a time."""
     time = time_column(project)
     return {"from": str(rows[time].min()), "to": str(rows[time].max())} if time else {}

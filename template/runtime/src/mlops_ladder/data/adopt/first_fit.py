@@ -1,5 +1,7 @@
 """A first model of the table, by the modules that are about to be written: what limits and tests of behaviour rest on."""
 
+from __future__ import annotations
+
 import importlib
 import importlib.util
 import sys

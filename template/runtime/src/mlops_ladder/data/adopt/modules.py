@@ -1,5 +1,7 @@
 """The text of data.py, features.py, behaviour.py and fast.py for a plan, as a person would write them."""
 
+from __future__ import annotations
+
 import json
 import math
 from collections.abc import Iterable

@@ -1,5 +1,7 @@
 """What each column of a table is for, and why: key, time, target, input, or left out."""
 
+from __future__ import annotations
+
 import difflib
 import re
 from dataclasses import asdict, dataclass, field
@@ -86,7 +88,7 @@ class Plan:
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, stored: dict[str, Any]) -> "Plan":
+    def from_dict(cls, stored: dict[str, Any]) -> Plan:
         return cls(**stored | {"columns": [Column(**column) for column in stored["columns"]]})
 
 

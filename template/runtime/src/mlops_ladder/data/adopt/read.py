@@ -1,5 +1,7 @@
 """A stranger's table as it is: CSV of any dialect, parquet, Excel, JSON lines, a database; what was guessed is noted."""
 
+from __future__ import annotations
+
 import csv
 import gzip
 import importlib.util

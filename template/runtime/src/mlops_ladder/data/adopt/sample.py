@@ -1,5 +1,7 @@
 """The rows that go into the project: few enough for git, the same ones each time, a file a month or in three."""
 
+from __future__ import annotations
+
 import hashlib
 from pathlib import Path
 

@@ -1,5 +1,7 @@
 """Do the models that are fed by this one still get what they can work with? Those of conf/endpoints.yml, run on both."""
 
+from __future__ import annotations
+
 import numpy as np
 
 from ...release.judgement import Candidate, Finding, Release, predict

@@ -1,5 +1,7 @@
 """Does it behave as behaviour.py asks, whatever its metrics say: invariance, direction, minimum functionality?"""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 
 import numpy as np

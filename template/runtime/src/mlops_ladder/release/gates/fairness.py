@@ -1,5 +1,7 @@
 """Does it treat the groups that behaviour.py names alike? Differences between groups, measured with fairlearn."""
 
+from __future__ import annotations
+
 import itertools
 from collections.abc import Callable
 from typing import Any

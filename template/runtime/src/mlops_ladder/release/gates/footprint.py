@@ -1,5 +1,7 @@
 """Does it fit where it is to run: size of the file, memory of a process that serves it, processor time of one row?"""
 
+from __future__ import annotations
+
 import json
 import os
 import subprocess
