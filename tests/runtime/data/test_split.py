@@ -135,7 +135,7 @@ def test_a_split_that_lacks_a_class_names_the_keys_that_mend_it(
     rows = coins(300)
     few = small_project.make(tmp_path / "few", rows.assign(heavy=np.arange(300) == 7))
     said = run(few, capsys, "train", exit_code=1)
-    assert "split_seed" in said and "in conf/training.yml" in said and "classes of heavy" in said
+    assert "split_seed" in said and "in conf/training.yml" in said and "none whose heavy is True" in said
     configure(few.folder, "validation", min_rows=1000)
     said = run(few, capsys, "train", exit_code=3)
     assert "min_rows, max_rows, conf/validation.yml" in said and "SCHEMA in data.py or conf/validation.yml" in said
