@@ -142,6 +142,7 @@ def test_no_secret_stands_in_image_or_cluster() -> None:
         assert not re.search(r"://[^/\s:]+:[^/\s@]+@", text), file
     kept = (PROJECT / ".containerignore").read_text(encoding="utf-8").split("\n")
     assert "*" in kept and {line for line in kept if line.startswith("!")} == {
+        "!.copier-answers.yml",
         "!conf",
         "!pyproject.toml",
         "!runtime",
