@@ -88,8 +88,8 @@ def test_a_table_with_a_time_becomes_modules_a_sample_and_settings(folder: Path,
     assert rows["row_key"].is_unique
     assert len(list((folder / "data/sample").glob("orders-2023-*.parquet"))) >= 3
     assert not list((folder / "data/sample").glob("flights*"))
-    settings = "".join(file.read_text() for file in folder.glob("conf/**/*.yml"))
-    assert "tail_number" not in settings and "late" not in (folder / "conf/success.yml").read_text()
+    assert "masked: []" in (folder / "conf/environments/prod.yml").read_text()
+    assert "late" not in (folder / "conf/success.yml").read_text()
     assert "orders" in (folder / "README.md").read_text()
     assert {"weight", "color"} <= set(
         json.loads((folder / "contracts/model.schema.json").read_text())["input"]["properties"]
