@@ -53,6 +53,7 @@ class Validation(settings.Settings, frozen=True):
     min_rows: pydantic.NonNegativeInt
     max_rows: pydantic.PositiveInt
     max_missing: float = pydantic.Field(ge=0, le=1)
+    max_repeated: float = pydantic.Field(1, ge=0, le=1)  # 1: not looked at, a file that came twice shows by its keys
     as_of: Literal["newest", "today"]
     max_age_days: pydantic.PositiveFloat
     examples: pydantic.PositiveInt
@@ -208,7 +209,18 @@ def validate(
         checks.append(Check(name, rule, "no_target_leakage", name not in inputs, found))
     table = rows.loc[:, ~rows.columns.duplicated()].reset_index(drop=True)
     checks += measure(project, table, schema, expectations(project, schema, limits, as_of), limits.examples)
+    if limits.max_repeated < 1 and project.data.TARGET in schema:
+        checks.append(repeated(project, table, limits.max_repeated))
     return Report(source, len(rows), str(as_of or "the newest row"), checks, code(project))
+
+
+def repeated(project: Project, table: pd.DataFrame, most: float) -> Check:
+    """Return whether at most a share MOST of the rows say what another says, the key aside: where a key is made of the row."""
+    again = table.drop(columns=project.data.KEY, errors="ignore").duplicated()
+    share = float(again.mean()) if len(table) else 0.0
+    rule = f"repeat another row, but for the key, in {most:.0%} at most (max_repeated, {LIMITS})"
+    outcome = "holds" if share <= most else f"{again.sum():,} of {len(table):,} rows"
+    return Check("rows", rule, "no_repeated_rows", share <= most, outcome, int(again.sum()))
 
 
 def expectations(project: Project, schema: Schema, limits: Validation, as_of: pd.Timestamp | None = None) -> Any:

@@ -27,6 +27,8 @@ def quoted(text: str) -> str:
 def listed(name: str, items: Iterable[str], comment: str = "") -> str:
     """Return the assignment of a list, on one line where it fits, else an item a line."""
     literals = [quoted(item) for item in items]
+    if not literals:
+        return f"{name}: list[str] = []{comment}"
     line = f"{name} = [{', '.join(literals)}]"
     if len(line + comment) <= WIDTH:
         return line + comment
@@ -281,8 +283,9 @@ def behaviour_module(plan: Plan, ends: list[tuple[str, object, object]]) -> str:
         "import pandas as pd",
         "",
         "Predict = Callable[[pd.DataFrame], np.ndarray]",
-        f"LOW = {values_of({column: low for column, low, _ in ends})}  # speaks against a high prediction",
-        f"HIGH = {values_of({column: high for column, _, high in ends})}  # speaks for one",
+        "# What speaks against a high prediction, and what for one.",
+        f"LOW = {values_of({column: low for column, low, _ in ends})}",
+        f"HIGH = {values_of({column: high for column, _, high in ends})}",
         "",
         "",
         "def invariance_to_the_other_rows(predict: Predict, rows: pd.DataFrame) -> np.ndarray:",
