@@ -247,7 +247,7 @@ def test_the_average_is_that_of_the_rows_of_a_data_set_that_was_made(monkeypatch
         rows.to_parquet(folder / data_sets.ROWS / "all.parquet")
 
     monkeypatch.setattr(versions, "restore", restore)
-    found = explain.typical(FLIGHTS, "retraining@0123", data.__package__, cut)
+    found = explain.typical(FLIGHTS, "retraining@0123", data.__package__, {"cuts": [cut, cut], "sample": 1})
     assert len(found) == explain.N_ROWS and found[data.KEY].isin(rows.loc[rows[data.TIME] < cut, data.KEY]).all()
 
 
