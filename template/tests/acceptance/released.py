@@ -241,6 +241,7 @@ def released(
     git: Command,
     serve: Command,
     model: ModuleType,
+    package: str,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Project]:
     """Version 1 judged, signed off and released to test and prod; 2, a weak one, refused; 3 took its place while callers asked.
@@ -324,6 +325,11 @@ def strict(configure: Command, primary: str) -> None:
     consumer = json.loads(file.read_text(encoding="utf-8"))
     consumer["input"]["properties"]["colour"] = {"type": "string"}
     file.write_text(json.dumps(consumer), encoding="utf-8")
+
+
+def never(predict: Callable[[pd.DataFrame], Any], rows: pd.DataFrame) -> Any:
+    """A test of behaviour that holds for no row."""
+    return (rows.index != rows.index).astype(bool)
 
 
 def add_another_model(project: Project) -> None:
