@@ -60,6 +60,10 @@ class Loop(Project):
         rows[[self.data.KEY, "label"]].to_parquet(file, index=False)
         return self.command("feedback", str(file), *words, exit_code=exit_code)
 
+    def key(self, number: int) -> str | int:
+        """Return a key that no row has, of the type that keys have."""
+        return 9_876_543_210 + number if self.data.SCHEMA[self.data.KEY]["type"] == "number" else f"nobody-{number}"
+
     def log(self, query: str, *words: Any) -> list[tuple[Any, ...]]:
         """Ask the prediction log, which is an SQLite file here."""
         with contextlib.closing(sqlite3.connect(self.folder / "data/predictions.db", timeout=60)) as base:
@@ -102,25 +106,70 @@ def now() -> str:
 def traffic(loop: Loop, sample: Path, configure: Command) -> None:
     """Choose what is sent: rows like those learned from, and newer ones of which one column and the truth have turned."""
     data, features = loop.data, loop.features
-    names = [name for name in features.COLUMNS if data.SCHEMA.get(name, {}).get("type") == "number"]
+    names = [name for name in features.COLUMNS if data.SCHEMA.get(name, {}).get("type") == "number"] or features.COLUMNS
     loop.number = names[0]
     calm = data.read(loop.folder / "data/raw").dropna(subset=[data.TARGET])
-    loop.calm = calm.sample(N_CALM, random_state=0).assign(label=lambda rows: rows[data.TARGET].astype("float64"))
+    loop.calm = at_least(N_CALM, calm, data.KEY).sample(N_CALM, random_state=0)
+    loop.calm["label"] = labels_of(loop.calm, data)
     files = sorted(sample.iterdir())
     known = {file.name for file in (loop.folder / "data/sample").iterdir()}
     newer = loop.folder.parent / "newer"
     newer.mkdir()
-    for file in [file for file in files if file.name not in known][:1] or files[-1:]:
-        shutil.copy(file, newer)
-    rows = data.read(newer).dropna(subset=[data.TARGET]).head(N_DRIFTED + 4 * N_TRIED)
-    rows[loop.number] = float(data.SCHEMA[loop.number].get("max", 3 * calm[loop.number].max() + 300))
-    low, high = (calm[data.TARGET].astype("float64").quantile(share) for share in (0.02, 0.98))
-    decides = rows[names[-1]] > rows[names[-1]].median()
-    loop.drifted = rows.assign(label=decides.map({True: high, False: low}))
+    unknown = [file for file in files if file.name not in known]
+    shutil.copy([*unknown, files[-1]][0], newer)
+    rows = data.read(newer).dropna(subset=[data.TARGET])
+    rows = at_least(N_DRIFTED + 4 * N_TRIED, rows, data.KEY, other=not unknown).head(N_DRIFTED + 4 * N_TRIED)
+    rows["label"] = truth_from(rows[names[-1]], loop.calm["label"])
+    rows[loop.number] = drifted(rows[loop.number], calm[loop.number], data.SCHEMA[loop.number], len(names) == 1)
+    loop.drifted = rows
+
+
+def at_least(n: int, rows: pd.DataFrame, key: str, other: bool = False) -> pd.DataFrame:
+    """Return ROWS, again with other keys as often as N takes: a small table has too few. OTHER: no key stays as it is."""
+    copies = range(int(other), max(1, -(-n // len(rows))) + int(other))
+    numbers = pd.api.types.is_numeric_dtype(rows[key])
+    step = rows[key].max() - rows[key].min() + 1 if numbers else 0
+    made = [
+        rows.assign(**{key: rows[key] + step * copy if numbers else rows[key].astype("str") + f"-again{copy}"})
+        if copy
+        else rows
+        for copy in copies
+    ]
+    return pd.concat(made, ignore_index=True)
+
+
+def labels_of(rows: pd.DataFrame, data: ModuleType) -> pd.Series:
+    """Return the truth as it is told to `feedback`: one of several labels, or a number."""
+    return rows[data.TARGET] if data.PROBLEM == "multiclass" else rows[data.TARGET].astype("float64")
+
+
+def levels_of(labels: pd.Series) -> list[Any]:
+    """Return the labels there are or, of numbers, a low and a high one."""
+    few = labels.nunique() <= 2 or not pd.api.types.is_float_dtype(labels)
+    return sorted(labels.unique()) if few else [labels.quantile(0.02), labels.quantile(0.98)]
+
+
+def truth_from(column: pd.Series, labels: pd.Series) -> pd.Series:
+    """Return labels that COLUMN decides, as it does in no row learned from."""
+    levels = levels_of(labels)
+    numbers = pd.api.types.is_numeric_dtype(column) and len(levels) == 2
+    position = (column > column.median()).astype(int) if numbers else column.rank(pct=True) * len(levels) * 0.999
+    return position.fillna(0).astype(int).map(dict(enumerate(levels)))
+
+
+def drifted(column: pd.Series, before: pd.Series, rule: dict[str, Any], alone: bool) -> pd.Series | Any:
+    """Return what a column has become; the only one there is (ALONE) still tells its rows apart."""
+    if rule["type"] != "number":
+        return before.mode()[0]
+    top = float(rule.get("max", 3 * before.max() + 300))
+    return before.max() + (top - before.max()) * column.rank(pct=True) if alone else top
 
 
 def turned(truth: pd.Series) -> pd.Series:
-    """Return what was the least as the most, and the other way round."""
+    """Return what was the least as the most, and the other way round; of labels without an order, another one."""
+    if not pd.api.types.is_float_dtype(truth):
+        levels = levels_of(truth)
+        return truth.map(dict(zip(levels, levels[1:] + levels[:1], strict=True)))
     low, high = truth.min(), truth.quantile(0.98)
     return (low + high - truth).clip(low, high)
 
