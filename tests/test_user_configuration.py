@@ -40,6 +40,7 @@ CHANGED: dict[str, dict[str, Any]] = {
         "sample": 0.01,
         "validation": 0.01,
         "test": 0.49,
+        "split_seed": 7,
         "family": "linear",
         "parameters": {"C": 0.5},
         "seed": 7,
