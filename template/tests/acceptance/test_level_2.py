@@ -50,9 +50,11 @@ def test_good_rows_pass_and_bad_ones_train_nothing(
     half.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     assert f"fails on {half}" in run("validate", "--file", str(half), exit_code=3)
     before = [run("datasets", "--json"), run("runs", "--json")]
-    shutil.copytree(workplace / "data/raw", workplace / "data/doubled")
-    rows = data.read("data/doubled")
-    monkeypatch.setattr(data, "read", lambda *_: pd.concat([rows, rows.tail(3)]))  # three keys stand twice now
+    rows = data.read("data/raw")
+    doubled = shutil.copytree(workplace / "data/raw", workplace / "data/doubled")
+    shutil.copy(doubled / file.name, doubled / f"{file.stem}-again{file.suffix}")
+    # Three keys stand twice; by the file alone a key that data.read makes might tell them apart.
+    monkeypatch.setattr(data, "read", lambda *_: pd.concat([rows, rows.tail(3)]))
     assert f"{data.KEY} must be unique" in run("train", "--data", "doubled", exit_code=3)
     assert [run("datasets", "--json"), run("runs", "--json")] == before
     assert f"{data.KEY}</td><td>must be unique" in Path("data/pipeline/validation.html").read_text("utf-8")
