@@ -166,7 +166,7 @@ def states(
     tags = {str(one.version): one.tags for one in client.search_model_versions(f"name = '{name}'")}
     tried = {one["challenger"]: one["result"] for one in reversed(experiments)}  # the newest experiment of each
     used = {
-        one["version"]
+        one.get("version")
         for one in environments.history(project, *deployed_where(project, client, name))
         if one["kind"] == "deploy"
     }

@@ -305,9 +305,9 @@ class Replay:
             ["monitor", "--since", since.isoformat()],
             ["retrain", "--if-triggered", "--as-of", f"{now:%Y-%m-%dT%H:%M:%S}"],
         ]
-        if any(one["ended"] is None for one in experiment.status(self.project)):
-            words.insert(1, ["experiment", "step"])
         trial = next((one["challenger"] for one in experiment.status(self.project) if one["ended"] is None), None)
+        if trial:
+            words.insert(1, ["experiment", "step"])
         for one in words:
             code, told, said = command(self.project, *one)
             self.said.append(f"{now} {' '.join(one)}: exit {code}\n{said}")
