@@ -36,8 +36,9 @@ svg {display: block; width: 100%; height: auto} svg text {font: 11.5px system-ui
 @media (max-width: 600px) {main {padding: .6rem .8rem 2rem} section {padding: .7rem .8rem} svg text {font-size: 13.5px}
  .tiles {grid-template-columns: repeat(2, minmax(0, 1fr)); gap: .5rem} h1 {font-size: 1.25rem}
  .cards thead {display: none} .cards tr {display: block; border-top: 1px solid var(--line); padding: .4rem 0}
- .cards td, .cards td.long {display: flex; gap: .8rem; white-space: normal; overflow-wrap: anywhere; min-width: 0; text-align: left; border: 0; padding: .1rem 0}
- .cards td::before {content: attr(data-head); flex: 0 0 6.5rem; color: var(--quiet)} .cards td:empty {display: none}}
+ .cards td, .cards td.long {display: block; position: relative; white-space: normal; overflow-wrap: anywhere; min-width: 0; text-align: left;
+ border: 0; padding: .1rem 0 .1rem 8rem}
+ .cards td::before {content: attr(data-head); position: absolute; left: 0; width: 7.6rem; white-space: nowrap; color: var(--quiet)} .cards td:empty {display: none}}
 @media print {body {background: #fff} section, .tile {break-inside: avoid}}
 """
 
