@@ -420,7 +420,7 @@ def money(told: dict[str, Any], amount: float) -> str:
 
 def tiles(project: Project, told: dict[str, Any], n_fired: int) -> dict[str, Any]:
     first, allowed = told["models"][0], told["budget"]
-    numbers = {
+    numbers: dict[str, tuple[Any, ...]] = {
         "requests failed": (first["failed"], ".2%"),
         "99th percentile of a request, last day": (first["p99_ms"], ".0f", " ms"),
         f"{loss_name(project)}{unit_of(project)}, last day with labels": (first["loss"], ".3f"),

@@ -32,7 +32,7 @@ class Timeline:
 
     def __init__(self, replays: list[Moments]) -> None:
         around = AROUND.total_seconds()
-        self.replays = []
+        self.replays: list[Replay] = []
         for moments in replays:
             real, model = np.array([[seconds(here), seconds(there)] for here, there in moments]).T
             ends = np.array([-around, around])
