@@ -176,7 +176,8 @@ def test_a_report_is_readable_on_a_desk_on_a_phone_and_in_the_dark(make: Any, op
 
 def test_a_page_that_is_off_is_found_out(opened: Any, tmp_path: Path) -> None:
     file = tmp_path / "off.html"
-    file.write_text('<title> </title><p style="width: 900px">wide</p><img src="http://127.0.0.1:9/x.png">')
+    head = '<meta name="viewport" content="width=device-width"><title> </title>'
+    file.write_text(f'{head}<p style="width: 900px">wide</p><img src="http://127.0.0.1:9/x.png">')
     found = wrong(opened, file, browser.PHONE)
     assert "has no title" in found
     assert any("wider than the window" in one for one in found)

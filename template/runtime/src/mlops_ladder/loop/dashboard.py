@@ -168,7 +168,7 @@ def states(
     used = {
         one.get("version")
         for one in environments.history(project, *deployed_where(project, client, name))
-        if one["kind"] == "deploy"
+        if one.get("kind", "deploy") == "deploy"  # `promote` records no kind
     }
     known = []
     for one in runs:
