@@ -55,6 +55,12 @@ def demo(session: nox.Session) -> None:
 
 
 @nox.session
+def pictures(session: nox.Session) -> None:
+    """Take the pictures of the README from the reports of a demo; `-- FOLDER` for another one than demo/."""
+    uv_run(session, "python", "tools/pictures.py", *(session.posargs or [str(ROOT / "demo")]))
+
+
+@nox.session
 def cookiecutter(session: nox.Session) -> None:
     """Compare what cookiecutter makes with what copier makes, at every level."""
     uv_run(session, "pytest", "--numprocesses=2", "tests/test_cookiecutter.py", *session.posargs)

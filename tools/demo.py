@@ -1,6 +1,6 @@
 """Render the highest level into a folder, run its main job on real flights, and say what to look at.
 
-    python tools/demo.py FOLDER [--level N] [--fast] [--list]
+    python tools/demo.py FOLDER [--level N] [--fast]
 
 FOLDER is made afresh each time. A step whose command the level does not have is left out. At level 4 the year 2013 goes by:
 the model of January to March is in use, each flight is asked about at its time, and whatever happens then the loop does.
@@ -92,7 +92,7 @@ AFTERWARDS: list[Step] = [
         f"uv run {RUN} audit show --action deploy",
     ),
     ("", "", "", f"uv run {RUN} audit verify"),
-    ("", "", "All of it on one page", f"uv run {RUN} dashboard --days 1"),
+    ("", "", "All of it on one page", f"uv run {RUN} dashboard --days 280"),
 ]
 REPLAY = "--from 2013-04-01 --share 0.5 --every 15 --loop"
 FAST = "--until 2013-06-15"  # by then one retraining was promoted and one refused
@@ -127,7 +127,6 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--level", type=int, choices=LEVELS, default=LEVELS[-1], help="default: %(default)s")
-    parser.add_argument("--list", action="store_true", help="list the practices, do not run their tests (minutes)")
     parser.add_argument("--fast", action="store_true", help="level 4: some months, not the whole year")
     options = parser.parse_args()
     folder, level = options.folder.resolve(), options.level
@@ -151,9 +150,6 @@ def main() -> int:
                 ask(address, "2")
                 walk(BACK, commands)
                 ask(address, "1")
-    practices = "maturity --list" if options.list else "maturity"
-    step("Show the practices of this level with their evidence", f"uv run {RUN} {practices}")
-    subprocess.run(["uv", "run", *RUN.split(), *practices.split()], check=True)
     return close(folder, level, time.monotonic() - began)
 
 
@@ -181,8 +177,6 @@ def live(commands: set[str], fast: bool) -> None:
         )
         ask(address)
     walk(AFTERWARDS, commands)
-    step("Show the practices of this level with their evidence", f"uv run {RUN} maturity --list")
-    subprocess.run(["uv", "run", *RUN.split(), "maturity", "--list"], check=True)
 
 
 def make_project(folder: Path, level: int) -> None:
@@ -244,7 +238,8 @@ def close(folder: Path, level: int, seconds: float) -> int:
     there = {name: why for name, why in LOOK_AT.items() if (folder / name).exists()}
     for name, why in there.items():
         print(f"   {folder / name!s:<{len(str(folder)) + 34}}{why}")
-    print(f"\n   cd {folder} && uv run {RUN}    # all commands; README.md says how to go on")
+    print(f"\n   cd {folder} && uv run {RUN}             # all commands; README.md says how to go on")
+    print(f"   cd {folder} && uv run {RUN} maturity    # what this level promises, each with the tests that show it")
     return 0
 
 

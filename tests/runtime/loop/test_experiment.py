@@ -369,7 +369,10 @@ def test_one_that_looks_worse_than_the_margin_does_not_get_a_larger_share(place:
     decision = experiment.step(FLIGHTS)
     assert decision.result == "aborted" and "looks worse than the margin" in decision.why
     happened(experiment.start(FLIGHTS, "2", "canary", reason="again"), 40, 0.7, 0.7)
-    assert (experiment.step(FLIGHTS).step, experiment.step(FLIGHTS).why) == (1, "0 of 40 labels, 0 requests")
+    assert (experiment.step(FLIGHTS).step, experiment.step(FLIGHTS).why) == (
+        1,
+        "0 labelled rows (40 needed), 0 requests",
+    )
 
 
 @pytest.mark.practice("canary-release")
@@ -438,7 +441,7 @@ def test_a_canary_goes_up_step_by_step_and_wins_at_the_last(place: Path) -> None
     state = experiment.start(FLIGHTS, "2", "canary", reason="a test")
     happened(state, 40, 0.7, 0.7)
     _, why = experiment.decide(FLIGHTS, state, *experiment.observe(FLIGHTS, prediction_log.open_log(FLIGHTS), state))
-    assert "40 decides" in why, "half of alpha for each of two steps"
+    assert "40 is proof" in why, "half of alpha for each of two steps"
     first = experiment.step(FLIGHTS)
     assert (first.result, first.step, first.share) == ("going", 1, 0.5)
     happened(experiment.State.model_validate(experiment.status(FLIGHTS)[0]), 40, 0.7, 0.7)
@@ -454,7 +457,7 @@ def test_an_ab_test_ends_at_its_declared_sample_and_what_is_not_better_is_not_re
     happened(state, 200, 0.6, 0.6)
     decision = experiment.step(FLIGHTS)
     metric = state.metric
-    assert decision.result == "aborted" and f"not better: {metric}" in decision.why and "20 decides" in decision.why
+    assert decision.result == "aborted" and f"not better: {metric}" in decision.why and "20 is proof" in decision.why
     assert deploy.now(run_history())["version"] == "1"
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 from flight_delays import data, features
-from mlops_ladder.core.errors import UsageError
+from mlops_ladder.core.errors import ProjectError, UsageError
 from mlops_ladder.loop import on_alert, simulate
 from projects import FLIGHTS, ROOT
 
@@ -150,7 +150,7 @@ def test_each_turn_of_the_loop_measures_what_was_asked_in_its_own_window(
     monkeypatch.chdir(PROJECT)
     monkeypatch.setattr(simulate.experiment, "status", lambda _: [])
     monkeypatch.setattr(simulate.time, "sleep", lambda _: None)
-    monkeypatch.setattr(simulate, "command", lambda _, *words: asked.append(words) or 0)
+    monkeypatch.setattr(simulate, "command", lambda _, *words: (asked.append(words) or 0, {}, ""))
     replay(url, "--loop", "--every", "4", monkeypatch=monkeypatch)
     simulated = [datetime.fromisoformat(words[-1]).day for words in asked if words[0] == "retrain"]
     assert simulated == [5, 9, 13, 17]
@@ -161,6 +161,46 @@ def test_each_turn_of_the_loop_measures_what_was_asked_in_its_own_window(
     replay(url, "--loop", "--every", "4", monkeypatch=monkeypatch)
     real = [datetime.fromisoformat(words[-1]) for words in asked if words[:2] == ("monitor", "--since")]
     assert real == sorted(set(real)) and len(real) == 4, "of each turn its own rows"
+
+
+def test_each_month_is_one_line_that_says_what_happened_and_why(
+    service: tuple[str, list[Any]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url, _ = service
+    fired = {"name": "decay", "fired": True}
+    answers = {
+        "monitor": (
+            3,
+            {"signals": [fired, fired | {"name": "volume", "fired": False}]},
+            "error: version 1: 1 of 2 signals fired",
+        ),
+        "experiment": (0, {"result": "promoted", "why": "it held: 881 labelled rows"}, ""),
+        "retrain": (3, {"id": 1, "outcome": "refused", "version": "3", "why": "decay: 0.03", "result": "slices"}, ""),
+    }
+    monkeypatch.chdir(PROJECT)
+    monkeypatch.setattr(simulate.experiment, "status", lambda _: [{"ended": None, "challenger": "2"}])
+    monkeypatch.setattr(simulate.time, "sleep", lambda _: None)
+    monkeypatch.setattr(simulate, "command", lambda _, *words: answers[words[0]])
+    replay(url, "--loop", "--every", "7", "--until", "2013-02-08", "--share", "0.02", monkeypatch=monkeypatch)
+    first, second = capsys.readouterr().err.splitlines()
+    assert first.startswith("month 1 of 2, 2013-01: ") and second.startswith("month 2 of 2, 2013-02: ")
+    assert "rows answered by version 1" in first and "decay in 4 of 4 reports" in first and "error:" not in first
+    assert "version 2 promoted: it held: 881 labelled rows" in first
+    assert "retraining 1, because of decay: 0.03: version 3 refused: slices" in first
+    answers["monitor"] = (1, {}, "error: no store")
+    with pytest.raises(ProjectError, match="monitor .* ended with exit code 1 .*: error: no store"):
+        replay(url, "--loop", "--share", "0.02", monkeypatch=monkeypatch)
+
+
+def test_the_headline_says_what_would_have_happened() -> None:
+    month = {"frozen": {"brier": 0.21}, "loop": {"brier": 0.19}}
+    told = {"frozen_version": "1", "overall": {"rows": 4_000, **month}, "months": [month], "higher_is_better": {"brier": False},
+            "retrainings": [{"outcome": "promoted"}, {"outcome": "refused"}]}  # fmt: skip
+    assert simulate.headline(told) == (
+        "The loop came to brier 0.1900 over 4,000 rows, 0.0200 better than version 1 alone, which would have come to 0.2100; "
+        "it was better in 1 of 1 months. 2 retrainings: 1 promoted, 1 refused."
+    )
+    assert simulate.headline(told | {"overall": None, "retrainings": []}) == "Nothing was retrained."
 
 
 @pytest.mark.practice("metric-triggered-retraining")

@@ -14,14 +14,13 @@ import os
 import shutil
 import tempfile
 from dataclasses import asdict, dataclass, field
-from html import escape
 from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
 import pydantic
 
-from ..core import settings
+from ..core import pages, settings
 from ..core.errors import ProjectError, Refused, UsageError
 from ..core.nearest import check_file
 from ..core.project import Project
@@ -43,10 +42,6 @@ HELD_AS = {  # a type's columns, or the single values of a column of objects, as
 OTHERS = ("commands", "gates")  # folders of your package that make no rows
 LIMITS = "conf/validation.yml"
 LARGEST = 1.7e308  # what is beyond is infinite
-HEAD = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Data validation</title><style>
-body {font: 15px system-ui; margin: 2rem} table {border-collapse: collapse}
-td {border-top: 1px solid #ccc; padding: .4rem .8rem; vertical-align: top; white-space: pre-line}
-</style>"""
 
 
 class Validation(settings.Settings, frozen=True):
@@ -350,18 +345,21 @@ def write_report(report: Report, file: Path) -> None:
     """
     file.parent.mkdir(parents=True, exist_ok=True)
     file.with_suffix(".json").write_text(json.dumps(asdict(report), indent=2), encoding="utf-8")
-    page = [HEAD, f"<h1>Data validation</h1><p>{escape(str(report))}</p>"]
-    for title, passed in (("Does not hold", False), ("Holds", True)):
-        checks = [check for check in report.checks if check.passed == passed]
-        page.append(f"<h2>{title}: {len(checks)}</h2><table>")
-        for check in checks:
-            cells = (check.column, f"must {check.rule}", check.found, "\n".join(check.examples))
-            page.append("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in cells) + "</tr>")
-        page.append("</table>")
-    file.write_text(redact("\n".join([*page, "</html>", ""])), encoding="utf-8")
+    file.write_text(redact(page(report)), encoding="utf-8")
     if report.breaches:
         advice = f"mend the rows, or SCHEMA in data.py or {LIMITS} where these are wrong; report {file}"
         raise Refused("\n  ".join([str(report), *map(str, report.breaches), advice]))
+
+
+def page(report: Report) -> str:
+    """Return the report as a page: first what does not hold, with example rows."""
+    sections = []
+    for title, passed in (("Does not hold", False), ("Holds", True)):
+        checks = [check for check in report.checks if check.passed == passed]
+        rows = [[check.column, f"must {check.rule}", check.found, "; ".join(check.examples)] for check in checks]
+        head = ["column", "rule", "measured", "examples"]
+        sections.append(pages.section(f"{title}: {len(checks)}", pages.table(head, rows, title)))
+    return pages.page("Data validation", pages.lead(str(report)), *sections)
 
 
 def check_schema(project: Project, schema: Schema) -> None:

@@ -1,180 +1,155 @@
-"""Pages that need nothing from outside: their style, tables, and charts as inline SVG. For `monitor` and `dashboard`."""
+"""Charts as inline SVG for the pages of `monitor`, `dashboard` and `simulate`, each with its numbers as a table."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from html import escape
 from math import ceil, floor, isfinite, log10
 from typing import Any
 
-COLOURS = ("#2563a8", "#c2571a", "#2f8f5b", "#8a4fa3", "#8c6d1f", "#5f6b7a")  # told apart by those who see few colours
-WIDTH, HEIGHT, LEFT, BOTTOM = 560, 190, 52, 24
-STYLE = """
-body {font: 15px/1.5 system-ui, sans-serif; margin: 0; background: #f4f5f7; color: #1c2430}
-main {max-width: 1240px; margin: 0 auto; padding: 1.2rem 1.5rem 3rem}
-h1 {font-size: 1.5rem; margin: .4rem 0} h2 {font-size: 1.1rem; margin: 0 0 .5rem} p {margin: .3rem 0}
-section {background: #fff; border: 1px solid #dde1e6; border-radius: 8px; padding: .9rem 1.1rem; margin-top: 1rem; overflow-x: auto}
-.grid {display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 520px), 1fr)); gap: 1rem; margin-top: 1rem}
-.grid section {margin: 0} .tiles {display: flex; flex-wrap: wrap; gap: .8rem; margin-top: 1rem}
-.tile {background: #fff; border: 1px solid #dde1e6; border-radius: 8px; padding: .6rem 1rem; min-width: 8rem}
-.tile b {display: block; font-size: 1.35rem} .tile > span, .quiet {color: #5a6573}
-table {border-collapse: collapse; width: 100%} th {text-align: left; font-weight: 600; color: #5a6573}
-th, td {white-space: nowrap; border-top: 1px solid #e6e9ed; padding: .3rem 1.2rem .3rem 0; vertical-align: top} tr:first-child th {border-top: 0}
-td.long {white-space: normal} td.n, th.n {text-align: right; font-variant-numeric: tabular-nums} .fired {color: #b3261e; font-weight: 600} .fine {color: #2f7d4f}
-svg {display: block; width: 100%; height: auto} svg text {font: 11px system-ui, sans-serif; fill: #5a6573}
-.legend span {margin-right: 1rem; white-space: nowrap} .legend i {display: inline-block; width: .8rem; height: .8rem; margin-right: .3rem}
-"""
+from ..core.pages import Html, details, mark, quiet, table
+
+N_COLOURS = 6  # told apart by those who see few colours
+WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 440, 200, 50, 14, 16, 26
+N_LISTED = 400  # rows of the numbers beneath a chart
+Series = Mapping[str, Sequence[tuple[datetime | float, float]]]
 
 
-class Html(str):
-    """Text that is HTML already."""
-
-
-def page(title: str, *parts: str) -> str:
-    """Return a whole page; it asks for nothing, and may run nothing."""
-    head = (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">"
-        f"<title>{escape(title)}</title><style>{STYLE}</style></head>"
-    )
-    return "\n".join([head, f"<body><main><h1>{escape(title)}</h1>", *parts, "</main></body></html>", ""])
-
-
-def section(title: str, *parts: str) -> Html:
-    return Html(f"<section><h2>{escape(title)}</h2>{''.join(parts)}</section>")
-
-
-def grid(parts: Iterable[tuple[str, str]]) -> Html:
-    return Html(f'<div class="grid">{"".join(section(title, part) for title, part in parts)}</div>')
-
-
-def tiles(told: Mapping[str, Any]) -> Html:
-    """Return big numbers with what they are beneath."""
-    one = "".join(
-        f'<div class="tile"><b>{cell(value)}</b><span>{escape(name)}</span></div>' for name, value in told.items()
-    )
-    return Html(f'<div class="tiles">{one}</div>')
-
-
-def quiet(text: str) -> Html:
-    return Html(f'<p class="quiet">{escape(text)}</p>')
-
-
-def mark(text: str, fired: bool = False) -> Html:
-    return Html(f'<span class="{"fired" if fired else "fine"}">{escape(text)}</span>')
-
-
-def cell(value: Any) -> str:
-    if value is None or isinstance(value, Html):
-        return value or ""
-    return (
-        f"{value:.4g}" if isinstance(value, float) else escape(f"{value:,}" if isinstance(value, int) else str(value))
-    )
-
-
-def table(head: Sequence[str], rows: Iterable[Iterable[Any]]) -> Html:
-    """Return a table; a column of numbers stands to the right."""
-    cells = [list(row) for row in rows]
-    if not cells:
-        return quiet("none")
-    numeric = [all(isinstance(row[i], int | float | None) for row in cells) for i in range(len(head))]
-    how = [' class="n"' if one else "" for one in numeric]
-    lines = ["".join(f"<th{kind}>{escape(name)}</th>" for name, kind in zip(head, how, strict=True))]
-    for row in cells:
-        kinds = [' class="long"' if len(str(value)) > 30 else kind for value, kind in zip(row, how, strict=True)]
-        lines.append("".join(f"<td{kind}>{cell(value)}</td>" for value, kind in zip(row, kinds, strict=True)))
-    return Html(f"<table>{''.join(f'<tr>{line}</tr>' for line in lines)}</table>")
-
-
-def signals(told: Iterable[dict[str, Any]]) -> Html:
+def signals(measured: Iterable[dict[str, Any]]) -> Html:
     """Return a table of signals as conf/monitoring.yml and the report have them."""
-    head = ["signal", "of", "value", "from", "to", "threshold", "", "owner", "what to do"]
+    head = ["signal", "of", "value", "from", "to", "threshold", "state", "owner", "what to do"]
     rows = []
-    for one in told:
+    for one in measured:
         place, state = (
             one.get("column") or one.get("slice") or "",
             mark("fired", True) if one["fired"] else mark("fine"),
         )
         numbers = [None if one.get(key) is None else float(one[key]) for key in ("value", "low", "high", "threshold")]
-        state = state if one["value"] is not None else quiet(one.get("why", "not measured"))
+        state = state if one["value"] is not None else one.get("why", "not measured")
         rows.append([one["name"], place, *numbers, state, one["owner"], one["runbook"]])
-    return table(head, rows)
+    return table(head, rows, "signals")
 
 
 def legend(names: Iterable[str]) -> Html:
-    spans = [f'<span><i style="background:{COLOURS[i % 6]}"></i>{escape(name)}</span>' for i, name in enumerate(names)]
+    """Return which colour is whose."""
+    boxes = (
+        f'<svg viewBox="0 0 8 8" aria-hidden="true"><rect width="8" height="8" class="f{i % N_COLOURS}"/></svg>'
+        for i in range(99)
+    )
+    spans = [f"<span>{box}{escape(name)}</span> " for name, box in zip(names, boxes, strict=False)]
     return Html(f'<p class="legend quiet">{"".join(spans)}</p>')
 
 
 def lines(
-    series: Mapping[str, Sequence[tuple[datetime | float, float]]], limit: float | None = None, zero: bool = True
+    series: Series,
+    limit: float | None = None,
+    zero: bool = True,
+    events: Mapping[datetime, str] | None = None,
+    name: str = "",
 ) -> Html:
-    """Return lines over time, or over a number, one a name; LIMIT is a dashed line. ZERO: the axis starts at 0."""
-    drawn = {name: [(x, y) for x, y in points if y is not None and isfinite(y)] for name, points in series.items()}
-    drawn = {name: points for name, points in drawn.items() if points}
+    """Return lines over time, or over a number, one a name; LIMIT is a dashed line across, each of EVENTS one upright.
+
+    ZERO: the axis starts at 0. A single moment makes no line: it is told.
+    """
+    drawn = {key: [(x, y) for x, y in points if y is not None and isfinite(y)] for key, points in series.items()}
+    drawn = {key: sorted(points, key=lambda one: number(one[0])) for key, points in drawn.items() if points}
     if not drawn:
         return quiet("nothing yet")
     flat = [point for points in drawn.values() for point in points]
-    xs = [number(x) for x, _ in flat]
-    ys = [y for _, y in flat] + ([limit] if limit is not None else [])
-    low, high = min(*ys, 0.0) if zero else min(ys), max(ys)
-    high += (high - low) * 0.06 or abs(high) * 0.1 or 1
-    low -= 0 if zero else (high - low) * 0.06
-    first, span = min(xs), max(xs) - min(xs)
-    first, span = (first, span) if span else (first - 0.5, 1)  # a single moment stands in the middle
-    brief_day = (
-        isinstance(flat[0][0], datetime) and 1 < span < 86400
-    )  # all on one day or two: its hours tell them apart
-
-    def at(x: Any, y: float) -> tuple[float, float]:
-        right, down = WIDTH - LEFT - 14, HEIGHT - BOTTOM - 8
-        return LEFT + (number(x) - first) / span * right, 8 + (high - y) / (high - low) * down
-
-    parts = axes(low, high, [(label(x, brief_day), at(x, low)[0]) for x in spread(sorted({x for x, _ in flat}))])
-    if limit is not None:
-        y = at(flat[0][0], limit)[1]
-        parts.append(
-            f'<line x1="{LEFT}" x2="{WIDTH - 14}" y1="{y:.1f}" y2="{y:.1f}" stroke="#b3261e" stroke-dasharray="5 4"/>'
+    moments = sorted({x for x, _ in flat}, key=number)
+    if len(moments) == 1:
+        return quiet(
+            f"only {written(moments[0])} so far: "
+            + ", ".join(f"{key} {points[0][1]:.4g}" for key, points in drawn.items())
         )
-    for i, (name, points) in enumerate(drawn.items()):
-        colour, places = COLOURS[i % 6], [(at(x, y), x, y) for x, y in sorted(points, key=lambda one: number(one[0]))]
-        path = " ".join(f"{x:.1f},{y:.1f}" for (x, y), _, _ in places)
-        parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
+    low, high = bounds([y for _, y in flat] + ([limit] if limit is not None else []), zero)
+    first, span = number(moments[0]), number(moments[-1]) - number(moments[0])
+
+    def across(x: Any) -> float:
+        return LEFT + (number(x) - first) / span * (WIDTH - LEFT - RIGHT)
+
+    def down(y: float) -> float:
+        return TOP + (high - y) / (high - low) * (HEIGHT - BOTTOM - TOP)
+
+    parts = axes(low, high, [(label(x, span), across(x)) for x in spread(moments)])
+    if limit is not None:
+        parts.append(across_line(down(limit)))
+    parts += upright(
+        {across(when): title for when, title in (events or {}).items() if 0 <= number(when) - first <= span}
+    )
+    for i, (key, points) in enumerate(drawn.items()):
+        path = " ".join(f"{across(x):.1f},{down(y):.1f}" for x, y in points)
+        parts.append(f'<polyline points="{path}" class="line s{i % N_COLOURS}"/>')
         parts += [
-            f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{2.5 if len(places) < 40 else 1.2}" fill="{colour}"><title>{escape(name)} {label(when, brief_day)}: {value:.4g}</title></circle>'
-            for (x, y), when, value in places
+            f'<circle cx="{across(x):.1f}" cy="{down(y):.1f}" r="{2.5 if len(points) < 40 else 1.2}" class="f{i % N_COLOURS}">'
+            f"<title>{escape(key)} {written(x)}: {y:.4g}</title></circle>"
+            for x, y in points
         ]
-    return Html(drawing(parts) + (legend(drawn) if len(drawn) > 1 else ""))
+    by_moment = {key: dict(points) for key, points in drawn.items()}
+    rows = [[written(x), *(values.get(x) for values in by_moment.values())] for x in moments[-N_LISTED:]]
+    head = ["when" if isinstance(moments[0], datetime) else "at", *drawn]
+    return Html(drawing(parts, name) + (legend(drawn) if len(drawn) > 1 else "") + numbers(head, rows))
 
 
-def bars(told: Mapping[str, Sequence[float]], names: Sequence[str] = (), limit: float | None = None) -> Html:
-    """Return a group of bars a key of TOLD, a colour each of NAMES; LIMIT is a dashed line."""
-    if not told:
+def bars(
+    values: Mapping[str, Sequence[float]], names: Sequence[str] = (), limit: float | None = None, name: str = ""
+) -> Html:
+    """Return a group of bars a key of VALUES, a colour each of NAMES; LIMIT is a dashed line."""
+    if not values:
         return quiet("nothing yet")
-    values = [value for group in told.values() for value in group]
-    low, high = min(*values, 0.0), max(*values, limit or 0.0, 1e-9) * 1.06
-    wide = (WIDTH - LEFT - 14) / len(told)
+    every = [value for group in values.values() for value in group]
+    low, high = min(*every, 0.0), max(*every, limit or 0.0, 1e-9) * 1.06
+    wide = (WIDTH - LEFT - RIGHT) / len(values)
 
     def down(value: float) -> float:
-        return 8 + (high - value) / (high - low) * (HEIGHT - BOTTOM - 8)
+        return TOP + (high - value) / (high - low) * (HEIGHT - BOTTOM - TOP)
 
-    shown = [(key, LEFT + wide * (i + 0.5)) for i, key in enumerate(told)]
+    shown = [(key, LEFT + wide * (i + 0.5)) for i, key in enumerate(values)]
     parts = axes(low, high, shown if len(shown) < 9 else [shown[i] for i in spread(range(len(shown)))])
-    for (key, middle), group in zip(shown, told.values(), strict=True):
+    for (key, middle), group in zip(shown, values.values(), strict=True):
         each = wide * 0.8 / len(group)
         for i, value in enumerate(group):
             x, y, tall = middle - wide * 0.4 + i * each, down(max(value, 0.0)), abs(down(value) - down(0))
             title = f"{key}{' ' + names[i] if names else ''}: {value:.4g}"
             parts.append(
-                f'<rect x="{x:.1f}" y="{y:.1f}" width="{max(each - 1, 0.5):.1f}" height="{tall:.1f}" fill="{COLOURS[i % 6]}">'
+                f'<rect x="{x:.1f}" y="{y:.1f}" width="{max(each - 1, 0.5):.1f}" height="{tall:.1f}" class="f{i % N_COLOURS}">'
                 f"<title>{escape(title)}</title></rect>"
             )
     if limit is not None:
-        y = down(limit)
+        parts.append(across_line(down(limit)))
+    head = ["of", *(names or ["value"])]
+    rows = [[key, *map(float, group)] for key, group in values.items()]
+    return Html(drawing(parts, name) + (legend(names) if len(names) > 1 else "") + numbers(head, rows))
+
+
+def bounds(values: Sequence[float], zero: bool) -> tuple[float, float]:
+    """Return where an axis begins and ends so that VALUES have some room; with ZERO it holds 0."""
+    low, high = min(*values, 0.0) if zero else min(values), max(values)
+    high += (high - low) * 0.08 or abs(high) * 0.1 or 1
+    return low - (0 if zero else (high - low) * 0.08), high
+
+
+def numbers(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> Html:
+    """Return what a chart shows for those who cannot see it, or want to read a value off."""
+    return details("as numbers", table(head, rows, "numbers of the chart"))
+
+
+def across_line(y: float) -> str:
+    return f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}" class="limit"/>'
+
+
+def upright(events: Mapping[float, str]) -> list[str]:
+    """Return a line down the chart at each x of EVENTS, its name on top where there is room."""
+    parts, end = list[str](), 0.0
+    for x, title in sorted(events.items()):
         parts.append(
-            f'<line x1="{LEFT}" x2="{WIDTH - 14}" y1="{y:.1f}" y2="{y:.1f}" stroke="#b3261e" stroke-dasharray="5 4"/>'
+            f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{TOP - 2}" y2="{HEIGHT - BOTTOM}" class="event"><title>{escape(title)}</title></line>'
         )
-    return Html(drawing(parts) + (legend(names) if len(names) > 1 else ""))
+        half = 3.4 * len(title)
+        middle = min(max(x, LEFT + half), WIDTH - 4 - half)
+        if middle - half >= end:
+            parts.append(f'<text x="{middle:.1f}" y="11" text-anchor="middle">{escape(title)}</text>')
+            end = middle + half + 5
+    return parts
 
 
 def axes(low: float, high: float, marks: Iterable[tuple[str, float]]) -> list[str]:
@@ -183,22 +158,24 @@ def axes(low: float, high: float, marks: Iterable[tuple[str, float]]) -> list[st
     step = next(size * n for n in (1, 2, 5, 10) if size * n >= (high - low) / 5)
     parts = []
     for i in range(ceil(low / step), floor(high / step) + 1):
-        y = 8 + (high - i * step) / (high - low) * (HEIGHT - BOTTOM - 8)
-        parts.append(f'<line x1="{LEFT}" x2="{WIDTH - 14}" y1="{y:.1f}" y2="{y:.1f}" stroke="#e6e9ed"/>')
+        y = TOP + (high - i * step) / (high - low) * (HEIGHT - BOTTOM - TOP)
+        parts.append(f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}" class="rule"/>')
         parts.append(f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{brief(i * step)}</text>')
     end = 0.0
-    for text, x in marks:
-        x = min(max(x, LEFT + 14), WIDTH - 34)
-        half = 3.2 * len(text)  # of its width: a letter takes some 6 units
+    for title, x in marks:
+        half = 3.9 * len(title)  # of its width: a letter takes some 7 units, on a phone
+        x = min(max(x, LEFT + min(half, 14)), WIDTH - half)
         if x - half < end:
             continue  # it would stand on its neighbour
         end = x + half + 6
-        parts.append(f'<text x="{x:.1f}" y="{HEIGHT - 6}" text-anchor="middle">{escape(text)}</text>')
+        parts.append(f'<text x="{x:.1f}" y="{HEIGHT - 7}" text-anchor="middle">{escape(title)}</text>')
     return parts
 
 
-def drawing(parts: Iterable[str]) -> str:
-    return f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img">{"".join(parts)}</svg>'
+def drawing(parts: Iterable[str], name: str) -> str:
+    return (
+        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(name or "chart")}">{"".join(parts)}</svg>'
+    )
 
 
 def spread(values: Sequence[Any]) -> list[Any]:
@@ -211,10 +188,20 @@ def number(x: datetime | float) -> float:
     return x.timestamp() if isinstance(x, datetime) else float(x)
 
 
-def label(x: datetime | float, within_day: bool = False) -> str:
-    if isinstance(x, datetime):
-        return f"{x:%H:%M}" if within_day else f"{x:%Y-%m-%d}"
-    return f"{x:.3g}"
+def label(x: datetime | float, span: float) -> str:
+    """Return X as it stands below an axis that is SPAN long, of time in seconds."""
+    if not isinstance(x, datetime):
+        return f"{x:.3g}"
+    if span < timedelta(days=2).total_seconds():
+        return f"{x:%H:%M}"
+    return f"{x.day} {x:%b}" if span < timedelta(days=300).total_seconds() else f"{x:%b %Y}"
+
+
+def written(x: datetime | float) -> str:
+    """Return X in full: a time to the minute, noon as the day that it stands for."""
+    if not isinstance(x, datetime):
+        return f"{x:.4g}"
+    return f"{x:%Y-%m-%d}" if (x.hour, x.minute) == (12, 0) else f"{x:%Y-%m-%d %H:%M}"
 
 
 def brief(value: float) -> str:

@@ -598,10 +598,10 @@ def decide(project: Project, state: State, ours: Arm, theirs: Arm) -> tuple[str,
         sure = evidence >= decides
         said = (
             f"{state.metric} {abs(gain):.4f} {'better' if gain > 0 else 'worse'}{' row by row' * ours.paired} "
-            f"(standard error {error:.4f}, evidence "
-            f"{min(evidence, 1e6):.3g}, {decides:g} decides), "
+            f"(standard error {error:.4f}; a difference is "
+            f"{'' if sure else 'not '}proven: evidence {min(evidence, 1e6):.3g}, {decides:g} is proof), "
         )
-    said += f"{n_rows:,} of {plan.labels:,} labels, {ours.requests:,} requests"
+    said += f"{n_rows:,} labelled rows{f' ({plan.labels:,} needed)' * bool(plan.labels)}, {ours.requests:,} requests"
     if sure and gain < 0:
         return "aborted", f"it is worse: {said}"
     if state.mode == "ab" and sure:

@@ -24,7 +24,7 @@ import numpy as np
 import polars as pl
 import sqlalchemy as sql
 
-from ..core import files, settings
+from ..core import files, pages, settings
 from ..core.errors import ProjectError, Refused, UsageError
 from ..core.files import write_json
 from ..core.project import Project
@@ -239,14 +239,14 @@ def page(project: Project, report: dict[str, Any]) -> str:
     for one in [*(one for one in measured if one["source"] == "predictions"), *inputs[:4]]:
         bins = zip(one["bins"], zip(one["before"], one["now"], strict=True), strict=True)
         drawn.append((f"{one['column']}: share of rows", charts.bars(dict(bins), ["training", "now"])))
-    why = charts.table(["cause", "contribution", "why"], (one.values() for one in report["causes"]))
-    return charts.page(
+    why = pages.table(["cause", "contribution", "why"], (one.values() for one in report["causes"]))
+    return pages.page(
         f"{report['model']} version {report['version']}: {len(fired)} of {len(signals)} signals fired",
-        charts.quiet(told),
-        charts.section("Likely causes", why),
-        charts.section("Fired", charts.signals(fired)),
-        charts.grid(drawn),
-        charts.section("All signals", charts.signals(signals)),
+        pages.quiet(told),
+        pages.section("Likely causes", why),
+        pages.section("Fired", charts.signals(fired)),
+        pages.grid(drawn),
+        pages.section("All signals", charts.signals(signals)),
     )
 
 

@@ -54,6 +54,7 @@ class Monitoring(settings.Settings, frozen=True):
     confidence: float = pydantic.Field(gt=0.5, lt=1)
     resamples: int = pydantic.Field(ge=10)
     cpu_hour_price: float = pydantic.Field(ge=0)
+    currency: str = ""  # of that price; files of before there was such a key name none
     signals: dict[str, Watched] = pydantic.Field(min_length=1)
 
 

@@ -195,8 +195,9 @@ def confirmed(policy: Policy, now: Situation, name: str) -> Iterator[Trigger]:
         mine = name == (signal["name"] if signal["name"] in policy.signals else signal["kind"])
         if mine and signal["fired"] and times >= rule.at_least:
             place = next((f" of {signal[key]}" for key in ("column", "slice") if signal.get(key)), "")
-            why = f"{signal['name']}{place} is {signal['value']:.4g}, threshold {signal['threshold']}, in {times} of {len(recent)} reports"
-            yield Trigger(f"{signal['kind']}: {signal['name']}{place}", why, signal["owner"], signal["runbook"])
+            why = f"{signal['value']:.4g}, beyond the threshold {signal['threshold']:g} in {times} of {len(recent)} reports"
+            title = signal["name"] if signal["name"] == signal["kind"] else f"{signal['kind']}: {signal['name']}"
+            yield Trigger(f"{title}{place}", why, signal["owner"], signal["runbook"])
 
 
 def apart(reports: list[dict[str, Any]], version: str | None) -> list[dict[str, Any]]:

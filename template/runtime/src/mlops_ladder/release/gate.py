@@ -13,11 +13,10 @@ import json
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
-from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..core import files, people, settings
+from ..core import files, pages, people, settings
 from ..core.errors import Refused, UsageError
 from ..core.project import Project
 from ..core.redaction import redact, redacted
@@ -26,15 +25,10 @@ from ..training import tracking
 from ..training.pipeline import Training
 from . import environments
 from .gates import parity
-from .judgement import REPORTS, Candidate, Release, gate_names, run_gates
+from .judgement import REPORTS, Candidate, Release, gate_names, question_of, run_gates
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-
-HEAD = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Gates</title><style>
-body {font: 15px system-ui; margin: 2rem} table {border-collapse: collapse}
-td {border-top: 1px solid #ccc; padding: .4rem .8rem; vertical-align: top} .no {color: #b00; font-weight: 600}
-</style>"""
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -112,6 +106,7 @@ def judge_version(
         "by": people.current(project) or people.UNKNOWN,
         "commit": git(project, "rev-parse", "HEAD"),
         "gates": kinds,
+        "questions": {name: question_of(project, name) for name in kinds},
         "overrides": overrides,
         "fast_path": "onnx" if faster else "sklearn",
         "findings": [asdict(one) for one in findings],
@@ -146,18 +141,65 @@ def write(result: dict[str, Any], folder: Path) -> None:
     """Write the report into FOLDER: gates.json, and gates.html, one page that needs nothing from outside."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "gates.json").write_text(json.dumps(redacted(result), indent=2, ensure_ascii=False), encoding="utf-8")
-    page = [HEAD, f"<h1>{escape(result['model'])} version {result['version']}: {result['status']}</h1>"]
-    page.append(f"<p>{result['at']}, by {escape(result['by'])}, at commit {result['commit'][:8]}</p>")
-    for name, override in result["overrides"].items():
-        page.append(f"<p>{name} overridden by {escape(override['by'])}: {escape(override['reason'])}</p>")
-    for name, kind in result["gates"].items():
-        page.append(f"<h2>{name}: {kind}</h2><table>")
-        for one in (one for one in result["findings"] if one["gate"] == name):
-            mark = "<td>pass" if one["passed"] else '<td class="no">REFUSED'
-            cells = "".join(f"<td>{escape(one[key])}</td>" for key in ("what", "found"))
-            page.append(f"<tr>{mark}</td>{cells}<td>must be {escape(one['limit'])}</td></tr>")
-        page.append("</table>")
-    (folder / "gates.html").write_text(redact("\n".join([*page, "</html>", ""])), encoding="utf-8")
+    (folder / "gates.html").write_text(redact(page(result)), encoding="utf-8")
+
+
+def page(result: dict[str, Any]) -> str:
+    """Return the report as a page: what it comes to, what does not hold, then each gate with its limits."""
+    findings, gates, title = result["findings"], result["gates"], f"{result['model']} version {result['version']}"
+    failed = [one for one in findings if not one["passed"]]
+    passed = sum(kind == "passed" for kind in gates.values())
+    return pages.page(
+        f"{title}: {result['status']}",
+        pages.lead(conclusion(result)),
+        pages.quiet(
+            f"judged {result['at'][:16].replace('T', ' ')} UTC by {result['by']}, at commit {result['commit'][:8]}"
+        ),
+        pages.tiles(
+            {
+                "gates passed": f"{passed} of {len(gates)}",
+                "checks that hold": f"{len(findings) - len(failed)} of {len(findings)}",
+                "overrides": len(result["overrides"]) or "none",
+                "what answers callers": "ONNX Runtime" if result["fast_path"] == "onnx" else "scikit-learn",
+            }
+        ),
+        *([pages.section("What does not hold", checks(failed, gate=True))] if failed else []),
+        *(
+            pages.section(
+                f"{name}: {kind}",
+                pages.quiet(result.get("questions", {}).get(name, "")),
+                checks(one for one in findings if one["gate"] == name),
+            )
+            for name, kind in gates.items()
+        ),
+    )
+
+
+def conclusion(result: dict[str, Any]) -> str:
+    """Return what the judgement comes to, in a sentence for people."""
+    refused = [name for name, kind in result["gates"].items() if kind == "refused"]
+    if refused:
+        return f"It may not be released: {', '.join(refused)} {'refuse' if len(refused) > 1 else 'refuses'} it."
+    if not result["overrides"]:
+        return "It may be released: every gate lets it pass."
+    told = (
+        f"{name} was overridden by {one['by']}, because: {one['reason']}" for name, one in result["overrides"].items()
+    )
+    return f"It may be released, although not every check holds: {'; '.join(told)}."
+
+
+def checks(findings: Iterable[dict[str, Any]], gate: bool = False) -> str:
+    """Return a table of FINDINGS, each beside its limit; with GATE it says which gate found it."""
+    head = [*["gate"] * gate, "outcome", "check", "measured", "must be"]
+    rows = [
+        [
+            *[one["gate"]] * gate,
+            pages.mark("holds") if one["passed"] else pages.mark("refused", bad=True),
+            *(one[key] for key in ("what", "found", "limit")),
+        ]
+        for one in findings
+    ]
+    return pages.table(head, rows, "checks")
 
 
 def sentence(project: Project, result: dict[str, Any]) -> str:

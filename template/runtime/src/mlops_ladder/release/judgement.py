@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 from pydantic import Field
 
-from ..core import levels, settings
+from ..core import levels, progress, settings
 from ..core.errors import ProjectError
 from ..core.project import Project
 from ..core.settings import Settings
@@ -243,10 +243,19 @@ def load_gate(project: Project, name: str) -> ModuleType:
     return levels.load(registered[name]) if name in registered else project.module(f"gates.{name}")
 
 
+def question_of(project: Project, name: str) -> str:
+    """Return what gate NAME asks of a version, in words: how its module begins; "" where it says nothing."""
+    try:
+        return (load_gate(project, name).__doc__ or "").strip().partition("\n")[0]
+    except Exception:  # noqa: BLE001 - what is wrong with it stands among the findings
+        return ""
+
+
 def run_gates(candidate: Candidate, limits: Release) -> list[Finding]:
     """Return what each gate found; a gate that cannot judge refuses."""
     findings: list[Finding] = []
-    for name in dict.fromkeys([*limits.gates, *gate_names(candidate.project)]):
+    names = [*dict.fromkeys([*limits.gates, *gate_names(candidate.project)])]
+    for name in progress.Steps("gates", len(names)).over(names):
         try:
             told = load_gate(candidate.project, name).check(candidate, limits)
             told = told or [Finding(name, "the gate", False, "found out nothing", "able to judge")]

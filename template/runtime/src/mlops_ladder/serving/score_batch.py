@@ -27,7 +27,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from ..core import files, settings
+from ..core import files, progress, settings
 from ..core.errors import ProjectError, Refused, UsageError
 from ..core.files import read_json, write_json
 from ..core.progress import say
@@ -69,9 +69,11 @@ def run(project: Project, options: argparse.Namespace) -> None:
         marks = {part: mark for part in parts if (mark := job.settled(part, source, sink))}
         stale = [part for part in parts if part not in marks]
         say(f"{len(parts):,} parts, {len(marks):,} up to date with version {job.version} of {options.model}")
-        for part, mark in computed(conf, job, stale, source, sink):
-            marks[part] = mark
-            say(f"{len(marks):,} of {len(parts):,}: {part}, {mark['rows']:,} rows")
+        with progress.Steps("score-batch", len(stale)) as steps:
+            for n_done, (part, mark) in enumerate(computed(conf, job, stale, source, sink), 1):
+                marks[part] = mark
+                say(f"{len(marks):,} of {len(parts):,}: {part}, {mark['rows']:,} rows")
+                steps.done(n_done)
         sink.close(marks)
     total = {key: sum(mark[key] for mark in marks.values()) for key in ("rows", "rejected")}
     total |= {"parts": len(parts), "scored": len(stale)}

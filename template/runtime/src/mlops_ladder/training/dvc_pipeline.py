@@ -13,7 +13,7 @@ from typing import Any
 
 from ..core.errors import ProjectError, Unmet
 from ..core.files import read_json
-from ..core.progress import say
+from ..core.progress import Steps, say
 from ..core.project import Project
 from ..core.repository import dirty, git
 from ..data import validate
@@ -71,7 +71,11 @@ def bring_up_to_date(project: Project, repo: Any, chosen: Training, until: str =
         ),
     }
 
+    steps, seen = Steps("train", len(here)), list[str]()
+
     def reproduce(stage: Any, upstream: Any, **_: Any) -> Any:
+        seen.append(stage.name)
+        steps.done(len(seen) - 1, stage.name)
         changed, again = stage.changed(upstream=upstream), outdated.get(stage.name, bool)
         if not changed and not again():
             return None
@@ -95,7 +99,7 @@ def bring_up_to_date(project: Project, repo: Any, chosen: Training, until: str =
 
     ran: list[str] = []
     try:
-        with contextlib.redirect_stdout(sys.stderr):
+        with contextlib.redirect_stdout(sys.stderr), steps:
             repo.reproduce(f"{project.path('dvc.yaml')}:{until}", repro_fn=reproduce)
     except ReproductionError as error:
         cause = error.__cause__ or error

@@ -31,6 +31,30 @@ def read(project: Project) -> dict[str, Criterion]:
     return settings.read(project, "success", Success).metrics
 
 
+def asked(criteria: dict[str, Criterion]) -> str:
+    """Return what CRITERIA ask for, with their limits, as it follows "must be"."""
+    return "; ".join(f"{name} {wanted(one)}" for name, one in criteria.items())
+
+
+def wanted(criterion: Criterion) -> str:
+    """Return the limits of one criterion."""
+    bounds = [(criterion.min, "or more"), (criterion.max, "or less")]
+    limits = [f"{value:g} {which}" for value, which in bounds if value is not None]
+    if criterion.margin is not None:
+        limits.append(f"better than the baseline by {criterion.margin:g}" + " or more" * (criterion.margin > 0))
+    return ", ".join(limits)
+
+
+def measured_beside(metrics: dict[str, float], baseline: dict[str, float], criteria: dict[str, Criterion]) -> str:
+    """Return what is held against CRITERIA: each metric, beside the baseline's where that counts."""
+    nan = float("nan")
+    return ", ".join(
+        f"{name} {metrics.get(name, nan):.4f}"
+        + (f" (baseline {baseline.get(name, nan):.4f})" if one.margin is not None else "")
+        for name, one in criteria.items()
+    )
+
+
 def missed_criteria(
     project: Project, metrics: dict[str, float], baseline: dict[str, float], criteria: dict[str, Criterion]
 ) -> list[str]:

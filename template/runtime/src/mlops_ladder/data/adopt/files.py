@@ -76,6 +76,7 @@ def output(plan: Plan) -> str:
 def model(text: str, plan: Plan, fit: Fit | None) -> str:
     text = put(text, r'^OUTPUT = "\w+"', f'OUTPUT = "{output(plan)}"')
     text = text.replace(", minutes.", f", in the unit of {plan.target}.")
+    text = re.sub(r"^UNIT = .*\n", "", text, flags=re.MULTILINE)  # that of the flights; a table does not say its own
     if plan.n_rows < 5_000:
         least = max(2, plan.n_rows // 100)
         text = put(text, "min_frequency=50", f"min_frequency={least}")

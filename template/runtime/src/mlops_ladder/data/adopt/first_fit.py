@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ...core import progress
 from ..split import Split
 from . import modules
 from .files import Fit, decide
@@ -64,7 +65,7 @@ def fit(used: dict[str, ModuleType], sample: Path, plan: Plan) -> Fit:
     sign = 1 if model.HIGHER_IS_BETTER[model.PRIMARY] else -1
     fitted: dict[str, Any] = {}
     reached = {}
-    for family in model.SEARCH_SPACE:
+    for family in progress.Steps("first fit", len(model.SEARCH_SPACE)).over(model.SEARCH_SPACE):
         fitted[family] = model.make(family).fit(features.build(train), train[plan.target])
         reached[family] = model.metrics(truth, model.predict(fitted[family], features.build(held_out)))
         if sign * reached[family][model.PRIMARY] <= sign * trivial[model.PRIMARY]:

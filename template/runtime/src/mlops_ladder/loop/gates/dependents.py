@@ -14,7 +14,15 @@ MOST = 0.5  # of the spread of what a fed model predicted before; more is anothe
 def check(candidate: Candidate, limits: Release) -> list[Finding]:
     edges = impact.fed_by_main(candidate.project, candidate.name)
     if not edges:
-        return [Finding("dependents", "models fed by this one", True, "none", "unharmed")]
+        return [
+            Finding(
+                "dependents",
+                "models fed by this one",
+                True,
+                "none",
+                "able to work with its predictions, where there are any",
+            )
+        ]
     findings, champion = [], candidate.champion
     rows = candidate.some(limits.parity.rows)
     for edge in edges:
@@ -27,7 +35,7 @@ def check(candidate: Candidate, limits: Release) -> list[Finding]:
             theirs = tracking.open_version(candidate.client, candidate.name, champion.version)
             before = impact.follow(candidate.project, edge, rows, predict(theirs, rows))
             change = float(np.abs(after - before).mean() / (before.std() or 1))
-            said, near = f"moves by {change:.1%} of its spread", change <= MOST
+            said, near = f"its predictions move by {change:.1%} of their spread", change <= MOST
         findings.append(
             Finding("dependents", f"{edge.second} at {edge.endpoint}", whole and near, said, f"{MOST:.0%} or less")
         )

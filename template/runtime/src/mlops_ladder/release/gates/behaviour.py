@@ -16,7 +16,9 @@ def check(candidate: Candidate, limits: Release) -> list[Finding]:
     for kind in ("invariance", "direction", "minimum"):
         asked, tests = getattr(limits.behaviour, kind), of_kind(candidate.project, kind)
         if not tests:
-            findings.append(Finding("behaviour", kind, False, "no such test", "tested in behaviour.py"))
+            findings.append(
+                Finding("behaviour", kind, False, "no such test", "tested by one function in behaviour.py or more")
+            )
         for name, test in tests.items():
             behaved = np.asarray(test(candidate.predict, rows.copy()))
             if behaved.dtype != bool or behaved.ndim != 1 or not len(behaved):

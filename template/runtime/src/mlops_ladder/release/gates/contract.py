@@ -20,8 +20,8 @@ def check(candidate: Candidate, limits: Release) -> list[Finding]:
     for file in sorted(candidate.project.path(CONTRACTS).glob("*.json")):
         broken = breaks(json.loads(file.read_text(encoding="utf-8")), mine)
         told = "; ".join(broken) or f"{len(mine['input']['properties'])} columns and the prediction fit"
-        findings.append(Finding("contract", file.name, not broken, told, "kept: consumers rely on it"))
-    return findings or [Finding("contract", "consumers", False, ABSENT, "agreed")]
+        findings.append(Finding("contract", file.name, not broken, told, "what its consumers send and read, all of it"))
+    return findings or [Finding("contract", "consumers", False, ABSENT, "agreed with at least one consumer")]
 
 
 def offered(project: Project, columns: dict[str, dict[str, Any]], output: str) -> Schema:

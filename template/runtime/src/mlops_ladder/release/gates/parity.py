@@ -26,7 +26,7 @@ def check(candidate: Candidate, limits: Release) -> list[Finding]:
     worst = apart(served, candidate.predict(rows))
     told = f"{worst:.2g} apart at most in {len(rows):,} rows, {len(candidate.odd()):,} of them odd"
     same = worst <= limits.parity.served
-    findings = [Finding("parity", "served against offline", same, told, f"{limits.parity.served:g} or less")]
+    findings = [Finding("parity", "served against offline", same, told, f"{limits.parity.served:g} apart or less")]
     return findings + ([convert(candidate, limits.parity.fast_path)] if same else [])
 
 

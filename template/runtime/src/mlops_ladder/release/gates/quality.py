@@ -18,12 +18,18 @@ def check(candidate: Candidate, limits: Release) -> list[Finding]:
         candidate.project.model.metrics(truth, ours),
         candidate.project.model.metrics(truth, candidate.baseline),
     )
-    missed = success.missed_criteria(candidate.project, measured, trivial, success.read(candidate.project))
-    told = ", ".join(f"{name} {value:.4f}" for name, value in measured.items())
+    criteria = success.read(candidate.project)
+    missed = success.missed_criteria(candidate.project, measured, trivial, criteria)
     low, high = intervals(candidate.project, truth, ours, candidate.baseline, asked)[candidate.project.model.PRIMARY]
     return [
         Finding("quality", "held-out rows", len(truth) >= asked.rows, f"{len(truth):,}", enough_rows(asked)),
-        Finding("quality", "metrics", not missed, "; ".join(missed) or told, "as conf/success.yml asks"),
+        Finding(
+            "quality",
+            "metrics",
+            not missed,
+            success.measured_beside(measured, trivial, criteria),
+            f"{success.asked(criteria)} (conf/success.yml)",
+        ),
         Finding(
             "quality",
             f"{candidate.project.model.PRIMARY} over the baseline",

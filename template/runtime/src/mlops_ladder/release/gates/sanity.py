@@ -19,18 +19,24 @@ def check(candidate: Candidate, limits: Release) -> list[Finding]:
     shape, kinds = predicted.shape == needed, len(np.unique(predicted, axis=0))
     order = np.random.default_rng(0).permutation(len(candidate.rows))
     again = candidate.predict(candidate.rows.iloc[order])
-    within = f"finite, {low:g} to {high:g}"
+    within = f"numbers from {low:g} to {high:g}" if np.isfinite([low, high]).all() else "numbers, none of them infinite"
     return [
-        Finding("sanity", "shape", shape, f"{predicted.shape}", f"one a row, {needed}"),
+        Finding("sanity", "shape", shape, shown(predicted.shape), shown(needed)),
         Finding("sanity", "predictions", possible(candidate.project, predicted), spread(predicted), within),
         *sums(problem, predicted),
-        Finding("sanity", "distinct predictions", kinds > 1, f"{kinds:,}", "2 or more"),
+        Finding(
+            "sanity",
+            "distinct predictions",
+            kinds > 1,
+            f"{kinds:,} different values",
+            "2 or more, or it says the same of everybody",
+        ),
         Finding(
             "sanity",
             "another order of rows",
             bool(np.allclose(again, predicted[order], rtol=SAME, atol=SAME)),
-            f"{np.abs(again - predicted[order]).max():.2g} apart",
-            "the same",
+            f"{np.abs(again - predicted[order]).max():.2g} apart at most",
+            f"the same to within {SAME:g}",
         ),
         *(
             Finding("sanity", title, possible(candidate.project, values), spread(values), within)
@@ -58,7 +64,13 @@ def possible(project: Project, values: np.ndarray) -> bool:
 
 def spread(values: np.ndarray) -> str:
     lost = int((~np.isfinite(values)).sum())
-    return f"{lost} of {values.size} not finite" if lost else f"{values.min():.4g} to {values.max():.4g}"
+    return f"{lost} of {values.size} are no finite numbers" if lost else f"{values.min():.4g} to {values.max():.4g}"
+
+
+def shown(shape: tuple[int, ...]) -> str:
+    """Return the SHAPE of predictions in words."""
+    each = "one number" if len(shape) == 1 else f"{' x '.join(map(str, shape[1:]))} numbers"
+    return f"{each} for each of {shape[0]:,} rows" if shape else "a single number"
 
 
 def extremes(candidate: Candidate) -> pd.DataFrame:

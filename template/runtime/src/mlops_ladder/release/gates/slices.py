@@ -8,7 +8,7 @@ def check(candidate: Candidate, limits: Release) -> list[Finding]:
     asked, findings, small = limits.slices, [], []
     if not candidate.project.data.SLICES:
         return [Finding.not_declared("slices", "SLICES in data.py")]
-    rule = f"{', '.join(asked.metrics)} as conf/release.yml asks"
+    rule = success.asked(asked.metrics)
     for column in candidate.project.data.SLICES:
         for value, rows in candidate.rows.groupby(column, dropna=False):
             if len(rows) < asked.rows:
@@ -16,15 +16,10 @@ def check(candidate: Candidate, limits: Release) -> list[Finding]:
                 continue
             truth, where = rows[candidate.project.data.TARGET], rows.index
             measured = candidate.project.model.metrics(truth, candidate.predicted[where])
-            missed = success.missed_criteria(
-                candidate.project,
-                measured,
-                candidate.project.model.metrics(truth, candidate.baseline[where]),
-                asked.metrics,
-            )
-            told = ", ".join(f"{name} {measured[name]:.4f}" for name in asked.metrics)
-            said = f"{'; '.join(missed) or told} on {len(rows):,} rows"
-            findings.append(Finding("slices", f"{column} {value}", not missed, said, rule))
+            trivial = candidate.project.model.metrics(truth, candidate.baseline[where])
+            missed = success.missed_criteria(candidate.project, measured, trivial, asked.metrics)
+            values = f"{success.measured_beside(measured, trivial, asked.metrics)} on {len(rows):,} rows"
+            findings.append(Finding("slices", f"{column} {value}", not missed, values, rule))
     if not findings:
         limit = f"{asked.rows} rows or more in one of them (slices.rows in conf/release.yml)"
         return [Finding("slices", "large enough to judge", False, f"none: {', '.join(small)}", limit)]
