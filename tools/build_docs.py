@@ -15,14 +15,13 @@ from pathlib import PurePosixPath
 from typing import Any
 
 import docs_configuration
+import docs_explorer
 import docs_messages
 import docs_service
-import jinja2
 import yaml
 from docs_sources import (
     ROOT,
     RUNTIME,
-    TEMPLATE,
     Documents,
     capitals,
     commands,
@@ -34,22 +33,12 @@ from docs_sources import (
     table,
 )
 
-EXAMPLE = {
-    "project_name": "Flights",
-    "package_name": "flights",
-    "problem": "classification",
-    "ci": "github",
-    "runtime": "project",
-}
 README_TABLE = re.compile(r"(?<=<!-- levels -->\n).*?(?=<!-- /levels -->)", re.DOTALL)
 
 
 def page_of(level: dict[str, Any]) -> str:
     """Return the page of a level, as it stands in a project called flights, and its practices."""
-    source = next((TEMPLATE / "docs/levels").glob(f"{level['number']}-*.md.jinja"))
-    environment = jinja2.Environment(trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
-    text = environment.from_string(source.read_text(encoding="utf-8")).render(EXAMPLE, level=level["number"])
-    return f"{text.rstrip()}\n\n## Practices\n\n{practices_table(level)}"
+    return f"{docs_explorer.page(level).rstrip()}\n\n## Practices\n\n{practices_table(level)}"
 
 
 def practices_table(level: dict[str, Any]) -> str:
@@ -162,6 +151,8 @@ PARTS: dict[str, Callable[[], str]] = {
     "questions": questions_table,
     "commands": commands_reference,
     "configuration": docs_configuration.reference,
+    "explorer": docs_explorer.data,
+    "level-names": docs_explorer.level_names,
     "messages": docs_messages.reference,
     "routes": docs_service.routes_table,
     "metrics": docs_service.metrics_table,

@@ -11,6 +11,13 @@ import yaml
 ROOT = Path(__file__).resolve().parent.parent
 TEMPLATE = ROOT / "template"
 RUNTIME = TEMPLATE / "runtime/src/mlops_ladder"
+EXAMPLE = {
+    "project_name": "Flights",
+    "package_name": "flights",
+    "problem": "classification",
+    "ci": "github",
+    "runtime": "project",
+}
 
 
 class Documents(yaml.SafeLoader):
