@@ -11,6 +11,7 @@ import yaml
 ROOT = Path(__file__).resolve().parent.parent
 TEMPLATE = ROOT / "template"
 RUNTIME = TEMPLATE / "runtime/src/mlops_ladder"
+BAR = re.compile(r"(`+)(?!`).+?(?<!`)\1(?!`)|\|")  # a code span, or a bar outside of one
 EXAMPLE = {
     "project_name": "Flights",
     "package_name": "flights",
@@ -114,6 +115,10 @@ def capitals(tree: ast.Module) -> dict[str, ast.expr]:
 
 
 def table(head: list[str], rows: list[list[str]]) -> str:
-    """Return a Markdown table; a bar in a cell is escaped."""
+    """Return a Markdown table; a bar in a cell is escaped, but in code, where it would show."""
     lines = [head, ["---"] * len(head), *rows]
-    return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines)
+    return "".join("| " + " | ".join(BAR.sub(escaped, cell) for cell in line) + " |\n" for line in lines)
+
+
+def escaped(found: re.Match[str]) -> str:
+    return found[0] if found[1] else "\\|"
