@@ -75,4 +75,4 @@ def data() -> str:
 
 def level_names() -> str:
     """Return the names of the levels as JSON for an attribute in single quotes."""
-    return json.dumps([f"{level['number']}, {level['name'].lower()}," for level in existing()]).replace("'", "&#39;")
+    return json.dumps([f"{level['number']} ({level['name']})" for level in existing()]).replace("'", "&#39;")
