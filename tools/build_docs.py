@@ -117,6 +117,8 @@ def arguments(tree: ast.Module) -> Iterator[tuple[list[str], str]]:
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "add_argument":
             given = {keyword.arg: filled(keyword.value, own) for keyword in node.keywords if keyword.arg}
             shown = given.get("help", "").replace("%(default)s", f"`{given.get('default', '')}`")
+            if listed := re.findall(r"'([^']+)'", given.get("choices", "")):
+                shown = f"{shown or 'choice'}: {', '.join(f'`{one}`' for one in listed)}"
             yield [filled(word, own) for word in node.args], shown
 
 
