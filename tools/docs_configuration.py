@@ -29,7 +29,7 @@ PLAIN = {
 PROBLEMS = ("classification", "regression")
 BOUNDS = {"gt": "above {}", "ge": "from {}", "lt": "below {}", "le": "at most {}"}
 UNITS = {  # by the end of a key's name
-    "per_s": "a second",
+    "per_s": "requests a second",
     "fewer_rows": "share, 0 to 1",
     "_s": "seconds",
     "_ms": "milliseconds",
