@@ -169,8 +169,6 @@ def variables() -> dict[str, set[str]]:
         for node in nodes(module):
             name = looked_up(node)
             if name is not None and re.fullmatch(r"[A-Z][A-Z0-9_]+", text := filled(name, own)):
-                if value := own.get(text) or constants().get(text):
-                    text = filled(value, own)
                 found.setdefault(text, set()).add(module.relative_to(TEMPLATE).as_posix())
     for workflow in sorted((TEMPLATE / ".github").rglob("*.yml*")):
         for name in re.findall(r"\$\{\{ (?:secrets|vars)\.([A-Z_]+)", workflow.read_text(encoding="utf-8")):
