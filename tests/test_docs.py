@@ -142,6 +142,13 @@ def test_reading_the_site_asks_no_other_server(site: Path) -> None:
     assert [address for address in loaded if "//" in address] == []
 
 
+def test_search_needs_no_server(site: Path) -> None:
+    """A browser runs no worker and fetches no JSON from a folder: the index is a script, and another one stands in for the worker."""
+    assert reads(site / "search/search_index.js").startswith("var __index = {")
+    for page in [site / "index.html", site / "reference/glossary.html"]:
+        assert "assets/iframe-worker.js" in reads(page)
+
+
 def test_table_of_levels_in_the_readme_is_current() -> None:
     done = subprocess.run([sys.executable, "tools/build_docs.py", "--check"], cwd=ROOT, check=False)
     assert done.returncode == 0

@@ -1,100 +1,44 @@
 """What the documentation takes from the sources: the hook of `mkdocs build`, and the table of levels in README.md.
 
     python tools/build_docs.py            write the table into README.md
-    python tools/build_docs.py --check    only compare
+    python tools/build_docs.py --check    only compare, and name what the reference does not explain
 
 A page asks for a part with a line `<!-- generated: NAME -->`; PARTS lists the names. The page of a level is made whole:
 the page that stands in the generated project, then its practices with their evidence.
 """
 
 import ast
-import functools
 import re
 import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any
 
-import jinja2
+import docs_configuration
+import docs_explorer
+import docs_messages
+import docs_service
 import yaml
+from docs_sources import (
+    ROOT,
+    RUNTIME,
+    Documents,
+    capitals,
+    commands,
+    existing,
+    filled,
+    levels,
+    parsed,
+    questions,
+    table,
+)
 
-ROOT = Path(__file__).resolve().parent.parent
-TEMPLATE = ROOT / "template"
-RUNTIME = TEMPLATE / "runtime/src/mlops_ladder"
-EXAMPLE = {
-    "project_name": "Flights",
-    "package_name": "flights",
-    "problem": "classification",
-    "ci": "github",
-    "runtime": "project",
-}
 README_TABLE = re.compile(r"(?<=<!-- levels -->\n).*?(?=<!-- /levels -->)", re.DOTALL)
-
-
-class Documents(yaml.SafeLoader):
-    """Reads copier.yml, whose `!include` stands for nothing that is shown here."""
-
-
-Documents.add_constructor("!include", lambda loader, node: None)
-
-
-@functools.cache
-def questions() -> dict[str, dict[str, Any]]:
-    """Return the questions of copier.yml by name, in the order in which they are asked."""
-    found = {}
-    for document in yaml.load_all((ROOT / "copier.yml").read_text(encoding="utf-8"), Documents):
-        for name, value in (document or {}).items():
-            if not name.startswith("_") and isinstance(value, dict) and "help" in value:
-                found[name] = value
-    return found
-
-
-@functools.cache
-def levels() -> list[dict[str, Any]]:
-    """Return all levels, planned ones too: number, name, gains, `exists`; and for one that exists its `folder`."""
-    offered = questions()["level"]["choices"].values()
-    listed = yaml.safe_load((ROOT / "levels/levels.yml").read_text(encoding="utf-8"))
-    return [
-        {**level, "number": number, "exists": number in offered, "folder": next(ROOT.glob(f"levels/{number}-*"), None)}
-        for number, level in enumerate(listed)
-    ]
-
-
-def existing() -> list[dict[str, Any]]:
-    return [level for level in levels() if level["exists"]]
-
-
-def added(level: dict[str, Any]) -> list[str]:
-    """Return the paths in a level's files.yml, such as `conf/serving.yml`, without the leading slash."""
-    return re.findall(r"^ +/(\S+)$", (level["folder"] / "files.yml").read_text(encoding="utf-8"), re.MULTILINE)
-
-
-def commands(level: dict[str, Any]) -> dict[str, Path]:
-    """Return the modules of the commands that a level registers, by the name that is typed."""
-    for node in ast.walk(parsed(RUNTIME / f"levels/level_{level['number']}.py")):
-        if isinstance(node, ast.keyword) and node.arg == "commands":
-            registered = ast.literal_eval(node.value)
-            return {name: source_of(registered[name]) for name in sorted(registered)}
-    return {}
-
-
-def source_of(module: str) -> Path:
-    """Return the file of a module of the runtime, such as "training.train", also of one that is a folder."""
-    path = RUNTIME / module.replace(".", "/")
-    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
-
-
-@functools.cache
-def parsed(module: Path) -> ast.Module:
-    return ast.parse(module.read_text(encoding="utf-8"))
 
 
 def page_of(level: dict[str, Any]) -> str:
     """Return the page of a level, as it stands in a project called flights, and its practices."""
-    source = next((TEMPLATE / "docs/levels").glob(f"{level['number']}-*.md.jinja"))
-    environment = jinja2.Environment(trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
-    text = environment.from_string(source.read_text(encoding="utf-8")).render(EXAMPLE, level=level["number"])
-    return f"{text.rstrip()}\n\n## Practices\n\n{practices_table(level)}"
+    return f"{docs_explorer.page(level).rstrip()}\n\n## Practices\n\n{practices_table(level)}"
 
 
 def practices_table(level: dict[str, Any]) -> str:
@@ -141,7 +85,8 @@ def questions_table() -> str:
 
 
 def commands_reference() -> str:
-    parts = []
+    """Return a table of all commands, level by level, then a section a command with its arguments."""
+    parts = [table(["level", "command", "what it does"], list(command_rows()))]
     for level in existing():
         for name, module in commands(level).items():
             tree = parsed(module)
@@ -152,6 +97,13 @@ def commands_reference() -> str:
             rows = [[f"`{', '.join(words)}`", help] for words, help in arguments(tree)]
             parts.append(table(["argument", "what it is"], rows) if rows else "It takes no arguments.\n")
     return "\n".join(parts)
+
+
+def command_rows() -> Iterator[list[str]]:
+    for level in existing():
+        for name, module in commands(level).items():
+            first = str(ast.get_docstring(parsed(module))).splitlines()[0].replace("{package}", "flights")
+            yield [str(level["number"]), f"[`{name}`](#{name})", first]
 
 
 def is_code(paragraph: str) -> bool:
@@ -165,48 +117,9 @@ def arguments(tree: ast.Module) -> Iterator[tuple[list[str], str]]:
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "add_argument":
             given = {keyword.arg: filled(keyword.value, own) for keyword in node.keywords if keyword.arg}
             shown = given.get("help", "").replace("%(default)s", f"`{given.get('default', '')}`")
+            if listed := re.findall(r"'([^']+)'", given.get("choices", "")):
+                shown = f"{shown or 'choice'}: {', '.join(f'`{one}`' for one in listed)}"
             yield [filled(word, own) for word in node.args], shown
-
-
-def filled(node: ast.expr, own: dict[str, ast.expr]) -> str:
-    """Return the text of a literal, an f-string of constants, a constant's name (a module's OWN first) or a Path of one."""
-    if isinstance(node, ast.Constant):
-        return str(node.value)
-    if isinstance(node, ast.JoinedStr):
-        parts = (part.value if isinstance(part, ast.FormattedValue) else part for part in node.values)
-        return "".join(filled(part, own) for part in parts)
-    if isinstance(node, ast.Call) and ast.unparse(node.func) == "Path" and node.args:
-        return filled(node.args[0], own)
-    if isinstance(node, ast.Name) and (value := own.get(node.id) or constants().get(node.id)):
-        return filled(value, own)
-    return ast.unparse(node)
-
-
-@functools.cache
-def constants() -> dict[str, ast.expr]:
-    """Return what the capital names at the top of the runtime's modules stand for."""
-    return {name: value for module in sorted(RUNTIME.rglob("*.py")) for name, value in capitals(parsed(module)).items()}
-
-
-def capitals(tree: ast.Module) -> dict[str, ast.expr]:
-    """Return what the capital names at the top of one module stand for."""
-    return {
-        node.targets[0].id: node.value
-        for node in tree.body
-        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id.isupper()
-    }
-
-
-def configuration_reference() -> str:
-    parts = []
-    for level in existing():
-        for path in added(level):
-            found = [*TEMPLATE.glob(f"{path}*"), *TEMPLATE.glob(f"{path}/*")] if path.startswith("conf/") else []
-            for file in sorted(file for file in found if file.is_file()):  # the path may be that of a folder
-                title = file.relative_to(TEMPLATE).as_posix().removesuffix(".jinja")
-                text = file.read_text(encoding="utf-8").rstrip()
-                parts.append(f"## {title}\n\nLevel {level['number']}.\n\n```yaml\n{text}\n```\n")
-    return "\n".join(parts) or "No level that exists has a configuration file yet.\n"
 
 
 def exit_codes_table() -> str:
@@ -235,17 +148,22 @@ def verified_table() -> str:
     return table(["files", "how", "what that means", "where"], rows)
 
 
-def table(head: list[str], rows: list[list[str]]) -> str:
-    """Return a Markdown table; a bar in a cell is escaped."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines)
-
-
 PARTS: dict[str, Callable[[], str]] = {
     "levels": levels_table,
     "questions": questions_table,
     "commands": commands_reference,
-    "configuration": configuration_reference,
+    "configuration": docs_configuration.reference,
+    "explorer": docs_explorer.data,
+    "level-names": docs_explorer.level_names,
+    "messages": docs_messages.reference,
+    "routes": docs_service.routes_table,
+    "metrics": docs_service.metrics_table,
+    "alerts": docs_service.alerts_table,
+    "signals": docs_service.signals_table,
+    "sources": docs_service.sources_table,
+    "triggers": docs_service.triggers_table,
+    "environment": docs_service.variables_table,
+    "log-tables": docs_service.log_tables_table,
     "exit-codes": exit_codes_table,
     "user-owned": user_owned_list,
     "verified": verified_table,
@@ -283,10 +201,11 @@ def main() -> int:
     text = readme.read_text(encoding="utf-8")
     built = README_TABLE.sub(lambda _: f"\n{levels_table()}\n", text)
     if "--check" in sys.argv[1:]:
+        wrong = [line for part in (docs_configuration, docs_service, docs_messages) for line in part.unexplained()]
         if text != built:
-            print("the table of levels in README.md is stale: run `nox -s generate`", file=sys.stderr)
-            return 1
-        return 0
+            wrong.append("the table of levels in README.md is stale: run `nox -s generate`")
+        print(*wrong, sep="\n", end="\n" if wrong else "", file=sys.stderr)
+        return 1 if wrong else 0
     readme.write_text(built, encoding="utf-8")
     print("wrote the table of levels in README.md")
     return 0

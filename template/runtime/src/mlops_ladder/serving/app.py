@@ -337,10 +337,12 @@ def closed(properties: dict[str, Any], *optional: str) -> dict[str, Any]:
 def bounded(service: Service) -> type[HttpToolsProtocol]:
     """Return uvicorn's protocol within the limits of conf/serving.yml; `Server` calls its `sweep` once a second."""
     settings, registry = service.settings, service.registry
-    ended = prometheus.Counter("http_connections_ended", "By the service, and why.", ["why"], registry=registry)
+    ended = prometheus.Counter(
+        "http_connections_ended", "Connections ended by the service, and why.", ["why"], registry=registry
+    )
     for why in ("full", "late", "large", "unread"):
         ended.labels(why)
-    open_now = prometheus.Gauge("http_connections", "Open at this moment.", registry=registry)
+    open_now = prometheus.Gauge("http_connections", "Connections open at this moment.", registry=registry)
     by_address: Counter[str] = Counter()
 
     class Connection(HttpToolsProtocol):

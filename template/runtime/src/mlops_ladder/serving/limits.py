@@ -57,9 +57,13 @@ class Known:
                 keys.MADE.touch()
         if self.asked and not self.keys:
             LOG.error("there is no key, so nobody is answered: `keys add` makes one")
-        damaged = prometheus.Gauge("keys_damaged", "1: those read before it was damaged hold.", registry=registry)
+        damaged = prometheus.Gauge(
+            "keys_damaged", "1 while data/keys is damaged: those read before hold.", registry=registry
+        )
         damaged.set_function(lambda: bool(self.error))
-        prometheus.Gauge("keys_known", "Keys that are taken.", registry=registry).set_function(lambda: len(self.keys))
+        prometheus.Gauge("keys_known", "Keys that the service takes.", registry=registry).set_function(
+            lambda: len(self.keys)
+        )
 
     def find(self, digest: str) -> tuple[str | None, str]:
         """Return name and scope of a key; a new one counts at once, a removed one within REREAD_S."""
@@ -170,7 +174,7 @@ class Guard:
 
 def extend(app: FastAPI, service: Service) -> None:
     refusals = prometheus.Counter(
-        "http_requests_turned_away", "By keys and limits.", ["status"], registry=service.registry
+        "http_requests_turned_away", "Requests turned away by keys and limits.", ["status"], registry=service.registry
     )
     limits = read(service.project, "limits", Limits)
     known = Known(service.project, limits, service.registry)  # here, so that a damaged file ends the start

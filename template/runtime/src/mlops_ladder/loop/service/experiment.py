@@ -283,7 +283,7 @@ def extend(app: FastAPI, service: Service) -> None:
         "failures": prometheus.Counter(
             "experiment_failures", "Requests that the version on trial failed.", labels, registry=registry
         ),
-        "dropped": prometheus.Counter("experiment_shadows_dropped", "Left out for lack of time.", registry=registry),
+        "dropped": prometheus.Counter("experiment_shadows_dropped", "Shadow predictions left out.", registry=registry),
         "share": prometheus.Gauge(
             "experiment_share", "Share of the entities on trial.", ["environment"], registry=registry
         ),

@@ -56,7 +56,9 @@ def extend(app: FastAPI, service: Service) -> None:
     shape = labels_of(log.problem)
     adapter: pydantic.TypeAdapter[list[Label]] = pydantic.TypeAdapter(list[shape])  # type: ignore[valid-type]
     waiting: set[Future[Counter[str]]] = set()
-    counted = prometheus.Counter("feedback_labels", "By what became of them.", ["outcome"], registry=service.registry)
+    counted = prometheus.Counter(
+        "feedback_labels", "Labels, by what became of them.", ["outcome"], registry=service.registry
+    )
     text = {"type": "string"}
     error = content(closed({"error": text, "request_id": text}))
     outcomes = {"type": "object", "additionalProperties": {"type": "integer"}}

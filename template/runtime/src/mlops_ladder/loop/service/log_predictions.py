@@ -96,14 +96,16 @@ class Writer(threading.Thread):
         outcomes = ("written", "repeated", "unwritable", "dropped", "lost_before")
         self.told |= dict.fromkeys(outcomes, 0) | {"error": None}
         registry = service.registry
-        self.rows = prometheus.Counter("prediction_log_rows", "By what became of them.", ["outcome"], registry=registry)
+        self.rows = prometheus.Counter(
+            "prediction_log_rows", "Predicted rows, by what became of them.", ["outcome"], registry=registry
+        )
         for outcome in outcomes:
             self.rows.labels(outcome)
-        waiting = prometheus.Gauge("prediction_log_waiting_rows", "Not written yet.", registry=registry)
+        waiting = prometheus.Gauge("prediction_log_waiting_rows", "Rows not written yet.", registry=registry)
         waiting.set_function(lambda: self.waiting)
-        held = prometheus.Gauge("prediction_log_waiting_bytes", "What they take of memory, at most.", registry=registry)
+        held = prometheus.Gauge("prediction_log_waiting_bytes", "Memory that they take, at most.", registry=registry)
         held.set_function(lambda: self.waiting_bytes)
-        away = prometheus.Gauge("prediction_log_away", "1 while the store takes nothing.", registry=registry)
+        away = prometheus.Gauge("prediction_log_away", "1 while the log's store takes nothing.", registry=registry)
         away.set_function(lambda: self.told["error"] is not None)
 
     @property
@@ -329,7 +331,7 @@ def extend(app: FastAPI, service: Service) -> None:
     if log.conf.entity and not log.entity:
         LOG.warning("conf/prediction_log.yml: entity %s is no column of SCHEMA: it is the request id", log.conf.entity)
     bursts = prometheus.Counter(
-        "http_requests_out_of_range", "Turned away after a burst of wrong ones.", registry=service.registry
+        "http_requests_out_of_range", "Requests turned away after a burst of wrong ones.", registry=service.registry
     )
     writer = Writer(log, service)
     watch = Watch(writer, bursts)
