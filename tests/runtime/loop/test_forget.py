@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from flight_delays.__main__ import main
 from mlops_ladder.core import files
 from mlops_ladder.core.errors import ProjectError
 from mlops_ladder.data import store, versions
-from mlops_ladder.loop import feedback, forget, forgotten, prediction_log, retention, retrain, triggers
+from mlops_ladder.loop import erasure, feedback, forget, forgotten, prediction_log, retention, retrain, triggers
 from mlops_ladder.training import tracking
 from projects import FLIGHTS, ROOT
 
@@ -133,6 +133,16 @@ def test_what_was_kept_long_enough_goes_and_is_not_gathered_again(project: Path,
     assert "nothing is older than data/catalog.yml says" in run("retention")
 
 
+@pytest.mark.parametrize("path", [".", "data", ".."])
+def test_a_data_set_that_is_the_whole_project_is_not_deleted(project: Path, run: Any, path: str) -> None:
+    catalogue = yaml.safe_load((ROOT / "data/catalog.yml").read_text())
+    catalogue["datasets"]["scored"]["path"] = path
+    Path("data/catalog.yml").write_text(yaml.safe_dump(catalogue))
+    os.utime("conf/data.yml", (0, 0))
+    assert f"scored: path {path} holds more than a data set" in run("retention", exit_code=1)
+    assert Path("conf/data.yml").is_file()
+
+
 def test_a_data_version_goes_once_no_run_and_no_version_in_use_needs_it(project: Path, run: Any) -> None:
     chosen, client = tracking.open_store(FLIGHTS)
     used = client.get_run(tracking.find_version(client, chosen.model, "1").run_id).data.tags["data"].partition("@")[2]
@@ -190,6 +200,9 @@ def test_whoever_is_forgotten_is_not_gathered_again_and_old_data_versions_are_wh
     shutil.rmtree("data/raw")
     run("ingest")
     assert not data.read("data/raw")[data.KEY].isin(keys).any()
+    late = [{"key": keys[0], "label": 1.0}, {"key": "another", "label": 1.0}]
+    done = feedback.add_labels(prediction_log.open_log(FLIGHTS), late)
+    assert (done["forgotten"], done["added"]) == (1, 1), "a label that comes late brings no key back"
     shutil.rmtree(".dvc/cache")  # what is left is on the remote, too
     run("datasets", "--fetch", f"raw@{before[:8]}", "--to", str(tmp_path / "old"))
     assert data.read(tmp_path / "old").equals(data.read("data/raw"))
@@ -277,3 +290,57 @@ def test_a_version_in_use_that_learned_from_the_rows_is_trained_anew_unless_a_re
 )
 def test_words_that_leave_open_whom_or_why_are_refused(project: Path, run: Any, words: list[str]) -> None:
     run("forget", *words, exit_code=2)
+
+
+ROWS = pd.DataFrame(
+    {
+        "key": ["k-1", "k-2", None, "k-4"],
+        "number": [5, 6, 7, 8],
+        "group": pd.Categorical(["north", "south", "south", "north"]),
+        "at": pd.to_datetime(["2020-01-01", "2020-01-02", "2020-01-02", "2020-01-03"]),
+    }
+)
+WRITERS: dict[str, Callable[[Path], Any]] = {
+    "rows.parquet": lambda file: ROWS.to_parquet(file, row_group_size=2, index=False),
+    "rows.csv": lambda file: ROWS.to_csv(file, index=False),
+    "excel.csv": lambda file: ROWS.to_csv(file, index=False, sep=";", lineterminator="\r\n"),
+    "rows.jsonl": lambda file: ROWS.astype(str).to_json(file, orient="records", lines=True),
+}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+@pytest.mark.parametrize(
+    ("column", "text", "left"),
+    [("key", "k-2", 3), ("group", "north", 2), ("at", "2020-01-02 00:00:00", 2), ("key", "k-", 4), ("other", "k-2", 4)],
+)
+def test_rows_go_from_a_table_of_any_kind(tmp_path: Path, name: str, column: str, text: str, left: int) -> None:
+    file = tmp_path / name
+    WRITERS[name](file)
+    if column == "at" and name != "rows.parquet":
+        text = text.removesuffix(" 00:00:00")
+    before, subject = file.read_bytes(), erasure.Subject({column: frozenset({text})})
+    assert erasure.take_out(file, subject) == 4 - left
+    n_rows = len(pd.read_parquet(file)) if name == "rows.parquet" else len(file.read_text().splitlines())
+    assert n_rows == left + name.endswith("csv")
+    assert (file.read_bytes() == before) == (left == 4) and not file.with_name(f".{name}.part").exists()
+
+
+def test_a_number_is_told_however_it_is_written(tmp_path: Path) -> None:
+    subject = erasure.Subject({"number": frozenset({"5.0"})})
+    for name, write in WRITERS.items():
+        if name.endswith(("parquet", "csv")):
+            write(tmp_path / name)
+            assert erasure.take_out(tmp_path / name, subject) == 1
+    with contextlib.closing(sqlite3.connect(tmp_path / "rows.db")) as database:
+        ROWS.to_sql("numbers", database)
+        ROWS.astype(str).to_sql("texts", database)
+    assert erasure.take_out(tmp_path / "rows.db", subject) == 2
+
+
+@pytest.mark.parametrize(
+    ("word", "stands"),
+    [("k-2abc", True), ("N14228", True), ("k-2a", False), ("abc", False), ("1234", False), ("a b&c", True)],
+)
+def test_a_text_is_noticed_as_a_word_of_its_own(tmp_path: Path, word: str, stands: bool) -> None:
+    (tmp_path / "page.html").write_text("<td>k-2abc</td> of N14228. 1234 abc a b&amp;c")
+    assert erasure.holds(tmp_path / "page.html", erasure.Subject({"key": frozenset({word})})) == stands

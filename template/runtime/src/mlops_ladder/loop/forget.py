@@ -161,8 +161,9 @@ def forget(project: Project, log: PredictionLog, request: Request) -> list[str]:
     request.keys |= keys(project, log, request)
     forgotten.write(log, request)  # before anything goes: whoever is killed finds them no other way
     subject = whose(project, log, request)
-    columns = {project.data.KEY: request.keys} | ({log.entity: {request.value}} if of_entity(log, request) else {})
-    forgotten.remember(project, {str(name): values for name, values in columns.items()})
+    forgotten.remember(project, {project.data.KEY: request.keys})
+    if log.entity and request.kind == "entity":
+        forgotten.remember(project, {log.entity: [str(request.value)]})
     in_log = log.erase([str(request.value)], request.kind) + log.erase(sorted(request.keys), "key")
     note(log, request, {f"prediction log: {what}": n_rows for what, n_rows in in_log.items()})
     taken, left = sweep(project, log, subject)
@@ -213,15 +214,11 @@ def keys(project: Project, log: PredictionLog, request: Request) -> set[str]:
     if request.kind == "key":
         return {str(request.value)}
     found = log.keys(str(request.value), request.kind)
-    if of_entity(log, request):
-        theirs = erasure.Subject({str(log.entity): frozenset({str(request.value)})})
-        for file in (*walked(project, log), *(one for one in files.files_in(versions.places(project)[0]))):
+    if log.entity and request.kind == "entity":
+        theirs = erasure.Subject({log.entity: frozenset({str(request.value)})})
+        for file in (*walked(project, log), *files.files_in(versions.places(project)[0])):
             found |= erasure.values(file, project.data.KEY, theirs)
     return found
-
-
-def of_entity(log: PredictionLog, request: Request) -> bool:
-    return request.kind == "entity" and log.entity is not None
 
 
 def whose(project: Project, log: PredictionLog, request: Request) -> erasure.Subject:

@@ -15,11 +15,12 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ..core import clock, files
-from ..core.errors import Busy
+from ..core.errors import Busy, ProjectError
 from ..core.progress import say
 from ..core.project import Project
 from ..data import store, versions
@@ -39,7 +40,7 @@ class Expired:
     name: str
     days: int
     n: int
-    what: str  # files, predictions, versions
+    what: str  # files, versions, predictions and labels
     delete: Callable[[], Any]
 
 
@@ -72,26 +73,30 @@ def show(options: argparse.Namespace, old: list[Expired], what: str) -> None:
 
 
 def expired(project: Project) -> Iterator[Expired]:
-    """Yield what is to go, data set by data set, in the order of the catalogue."""
+    """Yield what is to go, data set by data set, in the order of the catalogue; raises ProjectError where one is too much."""
     conf, log = store.read(project), prediction_log.open_log(project)
     for name, entry in data_sets.read(project).datasets.items():
         days, place = entry.retention_days, project.path(entry.path)
         if not days:
             continue
+        if any(one.resolve().is_relative_to(place.resolve()) for one in (project.folder, conf.home)):
+            raise ProjectError(
+                f"{data_sets.FILE}: {name}: path {entry.path} holds more than a data set: name its folder"
+            )
         end = datetime.now(UTC).replace(tzinfo=None) - timedelta(days=days)
         if name == LOG or (log.file and place.resolve() == log.file.resolve()):
             kept = min(days, log.conf.keep_days)
             if n_rows := log.older_than(kept):
-                yield Expired(name, kept, n_rows, "predictions and labels", lambda kept=kept: prune(log, kept))
+                yield Expired(name, kept, n_rows, "predictions and labels", partial(prune, log, kept))
         elif "://" in entry.path:
             continue  # whoever keeps it deletes it
         elif place.resolve() == conf.raw.resolve():
-            if old := gathered_before(conf, end):
-                yield Expired(name, days, len(old), "files", lambda old=old: expire(conf, old))
+            if names := gathered_before(conf, end):
+                yield Expired(name, days, len(names), "files", partial(expire, conf, names))
         elif old := [file for file in inside(place) if written_before(file, end)]:
-            yield Expired(name, days, len(old), "files", lambda old=old, place=place: delete(old, place))
+            yield Expired(name, days, len(old), "files", partial(delete, old, place))
         if place.resolve() == project.path(pipeline.SNAPSHOT).resolve() and (unused := unused_since(project, end)):
-            yield Expired(name, days, len(unused), "versions", lambda unused=unused: versions.delete(project, unused))
+            yield Expired(name, days, len(unused), "versions", partial(versions.delete, project, unused))
 
 
 def prune(log: PredictionLog, days: int) -> None:
