@@ -15,7 +15,9 @@ REFUSED = 3  # exit code: a signal fired, an experiment was stopped; what comes 
 
 @nox.session
 def loop(session: nox.Session) -> None:
-    """Measure, move the experiment on, and train anew if the policy says so, or now where REASON says why."""
+    """Forget whom must be, measure, move the experiment on, and train anew if the policy says so, or where REASON says why."""
+    turn(session, "notify", "forget", "--queued")  # of what only people can take away they hear
+    turn(session, "retention")
     turn(session, "monitor")
     status = call("experiment", "status", "--json", stdout=subprocess.PIPE)
     if status.returncode:

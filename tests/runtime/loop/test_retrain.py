@@ -442,8 +442,9 @@ def test_one_session_turns_the_loop_once(tmp_path: Path, place: str) -> None:
     command = [sys.executable, "-m", "nox", "--default-venv-backend", "none", "-f", "nox_loop.py", "-s", "loop"]
     around = {"PATH": str(stand_in.parent), "PYTHONPATH": python_path(package.parent), "REASON": "why"}
     done = subprocess.run(command, cwd=tmp_path, env=os.environ | around, check=False)
-    steps = ["monitor", "experiment status --json", "notify experiment step", "notify retrain --reason why"]
-    assert (tmp_path / "asked").read_text().splitlines()[-4:] == steps  # nox asks uv for its version before
+    steps = ["notify forget --queued", "retention", "monitor", "experiment status --json"]
+    steps += ["notify experiment step", "notify retrain --reason why"]
+    assert (tmp_path / "asked").read_text().splitlines()[-6:] == steps  # nox asks uv for its version before
     stand_in.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/asked\ncase "$*" in *status*) exit 1 ;; esac\n')
     lost = subprocess.run(command, cwd=tmp_path, env=os.environ | around, check=False)
     last = (tmp_path / "asked").read_text().splitlines()[-1]

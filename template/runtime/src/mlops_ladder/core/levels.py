@@ -16,8 +16,8 @@ COMMANDS = {
     2: "datasets notify promote reproduce runs train tune validate",
     3: "approve audit-pack catalog deploy deploy-pipeline explain export-contract feature-tables gate keys lineage on-register "
     "policy replicate-data rollback run-pipeline score-batch share uptime",
-    4: "audit dashboard drift experiment feedback impact monitor on-alert portfolio prediction-log retrain sign simulate "
-    "stream-features",
+    4: "audit dashboard drift experiment feedback forget impact monitor on-alert portfolio prediction-log retention retrain "
+    "sign simulate stream-features",
 }
 
 
@@ -31,6 +31,8 @@ class Level:
     openers     by the scheme of a model URI: module with `resolve(project, uri) -> Servable`; where such a URI can come to
                 mean another model, `pin(project, uri) -> str`, and `check(project, uri)` as a command has it
     data_sets   module with `make(project, store)`, which makes the data set of that name
+    sieves      modules with `sieve(project, store, file) -> int`: takes out of a file that is about to be gathered what must not
+                be, and returns how many rows
     extensions  modules with `extend(app, service)`, called once before the service starts, in this order
     verifiers   modules with `verify(project, client, name, version, folder) -> dict`: raises Refused when a registered version
                 must not be opened, else what it returns stands in /model
@@ -43,6 +45,7 @@ class Level:
     gates: dict[str, str] = field(default_factory=dict)
     openers: dict[str, str] = field(default_factory=dict)
     data_sets: dict[str, str] = field(default_factory=dict)
+    sieves: tuple[str, ...] = ()
     extensions: tuple[str, ...] = ()
     verifiers: tuple[str, ...] = ()
     hasteners: tuple[str, ...] = ()

@@ -23,7 +23,7 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 
-from ..core import files
+from ..core import files, levels
 from ..core.errors import ProjectError, Refused, UsageError
 from ..core.project import Project
 from . import sources, split, store
@@ -93,15 +93,21 @@ def take(
 ) -> int | None:
     """Put one file into the store and the manifest; return its rows, or None when the store has it already.
 
-    Raises Refused when it does not hold, or is no longer what was gathered: that is replaced on request only.
+    Nor does it take one again that was kept as long as it may be. Raises Refused when it does not hold, or is no longer
+    what was gathered: that is replaced on request only.
     """
     known = store.read_manifest(conf)
     before, target, mark = known.get(item.name), conf.raw / item.name, offer.mark(item)
+    if before and "expired" in before:
+        return None
     if before and mark and before["mark"] == mark and target.is_file() and target.stat().st_size == before["bytes"]:
         return None
     with store.staging(conf) as folder:
         staged = folder / item.name
         offer.fetch(item, staged, teller(item.name))
+        for module in levels.modules(project, "sieves"):
+            if n_left_out := module.sieve(project, conf, staged):
+                say(f"{item.name}: {n_left_out:,} rows are left out: they were forgotten")
         sha256, kept = files.sha256(staged), files.sha256(target) if target.is_file() else None
         if kept not in (None, sha256) and not accept_changed:
             raise Refused(f"is no longer what stands in {target}, which stays; --accept-changed replaces it")

@@ -72,7 +72,8 @@ def read_rows(project: Project, conf: Store) -> "pd.DataFrame":
 def read_manifest(conf: Store) -> dict[str, dict[str, Any]]:
     """Return what is known of each gathered file, by its name: origin, gathered, sha256, bytes, rows, mark.
 
-    Of one that changed also what it `replaces`, and `added`: how many new rows it brought when.
+    Of one that changed also what it `replaces`, and `added`: how many new rows it brought when. One that was kept as long
+    as it may be and is gone has `expired`: when.
     """
     if not conf.manifest.is_file():
         return {}

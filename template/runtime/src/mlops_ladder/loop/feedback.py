@@ -32,7 +32,7 @@ from ..core.project import Project
 from ..data.problem import problem_of
 from ..data.rows import TRUTH, as_kind
 from ..serving.score import ending, read_file
-from . import audit
+from . import audit, forgotten
 from .prediction_log import (
     ASIDE,
     COUNTS,
@@ -154,9 +154,14 @@ def add_labels(
     """Keep LABELS, each {key or request_id and row, label, at: when it was known}, and return what became of how many; raises Disbelieved.
 
     added, of these early (there is no prediction, perhaps not yet), duplicate, replaced (the label before was another,
-    and known earlier), contradicts (it was known no earlier: this one is kept aside), out_of_range (kept aside).
+    and known earlier), contradicts (it was known no earlier: this one is kept aside), out_of_range (kept aside), forgotten
+    (of a key that was: it is kept nowhere).
     """
     done, given = Counter[str](), list(labels)
+    written = [log.as_written(log.project.data.KEY, one["key"]) if one.get("key") else "" for one in given]
+    if gone := forgotten.among(log.project, set(written)):
+        given = [one for one, key in zip(given, written, strict=True) if key not in gone]
+        done["forgotten"] = len(written) - len(given)
     portions = [given[start : start + PORTION] for start in range(0, len(given), PORTION)]
     doubt, alone = "", len(portions) == 1
     if not (override or alone):

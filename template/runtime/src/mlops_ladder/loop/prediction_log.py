@@ -15,6 +15,7 @@ import fnmatch
 import functools
 import itertools
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -420,29 +421,60 @@ class PredictionLog:
 
     def forget(self, values: Iterable[str], by: str = "request_id") -> int:
         """Delete the predictions of VALUES, and labels that no other prediction has; return how many predictions."""
-        n_rows, of = 0, PREDICTIONS.c
-        column = {"key": self.project.data.KEY, "entity": self.entity}.get(by)
-        for value in [self.as_written(column, one) for one in values]:
+        n_rows = self.erase(values, by)["predictions"]
+        if held := self.held():
+            left = f"but their bytes stay in {held} while somebody reads the log: run this again later"
+            raise ProjectError(f"{n_rows:,} predictions are deleted, {left}")
+        return n_rows
+
+    def erase(self, values: Iterable[str], by: str) -> Counter[str]:
+        """Do the same and return how many predictions and how many labels; `held` says whether their bytes are gone."""
+        done, of = Counter[str](), PREDICTIONS.c
+        for value in [self.as_written(self.column(by), one) for one in values]:
             with self.connection(write=True) as connection:
                 found = of[by] == value
                 rows = connection.execute(sql.select(of.key, of.request_id, of.row).where(found)).all()
-                n_rows += connection.execute(PREDICTIONS.delete().where(found)).rowcount
+                done["predictions"] += connection.execute(PREDICTIONS.delete().where(found)).rowcount
                 keys = {key for row in rows for key in (row.key, by_id(row.request_id, row.row))}
                 for key in keys | ({value} if by == "key" else set()):
                     if not connection.scalar(sql.select(sql.exists().where(of.key == key))):
                         for table in (LABELS, ASIDE):
-                            connection.execute(table.delete().where(table.c.key == key))
-        if self.file:
-            with self.connection() as connection:  # what was deleted must not stand in the file of what was written
-                held = connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").one()[0]
-            if held:
-                left = f"but their bytes stay in {self.file}-wal while somebody reads the log: run this again later"
-                raise ProjectError(f"{n_rows:,} predictions are deleted, {left}")
-        return n_rows
+                            done["labels"] += connection.execute(table.delete().where(table.c.key == key)).rowcount
+        return done
 
-    def prune(self) -> int:
-        """Delete a portion of what is older than keep_days; return how many predictions, 0 when all is done."""
-        of, end = PREDICTIONS.c, now() - timedelta(days=self.conf.keep_days)
+    def column(self, by: str) -> str | None:
+        """Return the column of SCHEMA that the log has as BY, None where it is made up."""
+        return {"key": self.project.data.KEY, "entity": self.entity}.get(by)
+
+    def keys(self, value: str, by: str) -> set[str]:
+        """Return the keys of the predictions whose BY is VALUE."""
+        of = PREDICTIONS.c
+        with self.connection() as connection:
+            return set(connection.scalars(sql.select(of.key).where(of[by] == self.as_written(self.column(by), value))))
+
+    def held(self) -> str | None:
+        """Return the file in which what was deleted still stands as somebody reads the log, None when it is gone."""
+        if not self.file:
+            return None
+        with self.connection() as connection:  # what was deleted must not stand in the file of what was written
+            busy = connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").one()[0]
+        return f"{self.file}-wal" if busy else None
+
+    def labelled_by(self, source: str) -> list[str]:
+        """Return the keys whose label is SOURCE's."""
+        with self.connection() as connection:
+            return [*connection.scalars(sql.select(LABELS.c.key).where(LABELS.c.source == source))]
+
+    def withdraw(self, source: str) -> int:
+        """Delete the labels of SOURCE, those kept aside too; return how many."""
+        with self.connection(write=True) as connection:
+            return sum(
+                connection.execute(one.delete().where(one.c.source == source)).rowcount for one in (LABELS, ASIDE)
+            )
+
+    def prune(self, days: int | None = None) -> int:
+        """Delete a portion of what is older than DAYS or keep_days; return how many predictions, 0 when all is done."""
+        of, end = PREDICTIONS.c, now() - timedelta(days=days or self.conf.keep_days)
         with self.connection(write=True) as connection:
             old = sql.select(of.number).where(of.at < end).order_by(of.at).limit(PORTION)
             n_rows = connection.execute(PREDICTIONS.delete().where(of.number.in_(old))).rowcount
@@ -451,6 +483,18 @@ class PredictionLog:
                 connection.execute(ASIDE.delete().where(ASIDE.c.received < end))
                 connection.execute(LABELS.delete().where(LABELS.c.received < end, ~HAS_PREDICTION))
         return n_rows
+
+    def older_than(self, days: int) -> int:
+        """Return how many predictions, labels and failures `prune` would delete."""
+        end, count = now() - timedelta(days=days), sql.func.count()
+        wanted = [
+            sql.select(count).where(PREDICTIONS.c.at < end),
+            sql.select(count).where(FAILURES.c.at < end),
+            sql.select(count).where(ASIDE.c.received < end),
+            sql.select(count).where(LABELS.c.received < end, ~HAS_PREDICTION),
+        ]
+        with self.connection() as connection:
+            return sum(connection.scalar(one) or 0 for one in wanted)
 
     def status(self) -> Row:
         """Return how much the log holds, and how much it does not."""

@@ -28,7 +28,7 @@ from ..data import data_sets, feature_tables, split, store
 from ..data.problem import problem_of
 from ..release import approve, deploy, environments, gate, judgement, on_register
 from ..training import dvc_pipeline, pipeline, tracking, train
-from . import audit, experiment, prediction_log, triggers
+from . import audit, experiment, forgotten, prediction_log, triggers
 from .triggers import Held, Mark, Policy, Situation, Trigger
 
 DATASET = "retraining"  # the data set that `make` makes
@@ -113,7 +113,7 @@ def decide(
         causes = verdict.fired
     elif now.on_trial:
         raise ProjectError(f"version {now.on_trial} is on trial: `experiment stop` ends that first")
-    elif now.new_rows < policy.least_rows:
+    elif now.new_rows < policy.least_rows and not now.forgotten:
         raise Refused(f"{now.new_rows:,} labelled rows are new, {policy.least_rows:,} or more teach something")
     attempt = triggers.begin(
         engine,
@@ -177,7 +177,26 @@ def look(project: Project, engine: Any, policy: Policy, options: argparse.Namesp
     ]
     now = options.as_of or datetime.now(UTC).replace(tzinfo=None)
     reports, newest = triggers.read_reports(project, policy, version, trained), newest or learned_until
-    return Situation(now, version, trained, learned_until, newest, count + gathered, reports, past, on_trial, alerts)
+    return Situation(
+        now,
+        version,
+        trained,
+        learned_until,
+        newest,
+        count + gathered,
+        reports,
+        past,
+        on_trial,
+        alerts,
+        forgotten_rows(project, policy, version),
+    )
+
+
+def forgotten_rows(project: Project, policy: Policy, version: str) -> list[Trigger]:
+    """Return the cause to train anew that VERSION learned from rows which were forgotten since, if it did."""
+    n_rows = sum(one.versions[version] for one in forgotten.unlearned(forgotten.opened(project), version))
+    why = f"version {version} learned from {n_rows:,} rows that were forgotten since"
+    return [Trigger("forgotten", why, policy.owner, policy.runbook)] if n_rows else []
 
 
 def tried(project: Project, policy: Policy) -> str | None:

@@ -136,6 +136,9 @@ class Situation:
     past: list[dict[str, Any]] = field(default_factory=list)
     on_trial: str | None = None  # version that an experiment is judging
     alerts: list[Trigger] = field(default_factory=list)  # what Alertmanager held against its own rules
+    forgotten: list[Trigger] = field(
+        default_factory=list
+    )  # rows that the version in use learned from and must not know
 
 
 @dataclass(frozen=True)
@@ -156,7 +159,7 @@ def read(project: Project) -> Policy:
 
 def decide(project: Project, policy: Policy, now: Situation) -> Verdict:
     """Return what fired, what is only a warning, and what speaks against training now."""
-    fired, warned = list(now.alerts), list[Trigger]()
+    fired, warned = [*now.alerts, *now.forgotten], list[Trigger]()
     for name, rule in policy.signals.items():
         for signal in confirmed(policy, now, name):
             (fired if rule.then == "retrain" else warned).append(signal)
@@ -219,7 +222,7 @@ def objections(policy: Policy, now: Situation) -> list[str]:
     against = []
     if now.on_trial:
         against.append(f"version {now.on_trial} is on trial: first its experiment ends")
-    if now.new_rows < policy.least_rows:
+    if now.new_rows < policy.least_rows and not now.forgotten:  # then fewer rows are the point
         against.append(
             f"{now.new_rows:,} labelled rows since the last retraining, {policy.least_rows:,} or more teach something"
         )

@@ -214,8 +214,9 @@ def environment(client: "MlflowClient", made_by: Any) -> Link:
 
 def sources(project: Project, name: str) -> list[Link]:
     """Return the data version, each file of it and, of a data set that was made here, what it was made of."""
-    kind, _, version = name.partition("@")
-    conf, found = store.read(project), versions.ensure(project, version)
+    kind, _, trained_on = name.partition("@")
+    conf, version = store.read(project), versions.latest(project, trained_on)
+    found = versions.ensure(project, version)
     manifest, made_of = store.read_manifest(conf), Path(data_sets.MADE_OF)
     listing = next(iter(found.values())).parents[1] / version[:2] / f"{version[2:]}.dir"
     links, made_from = list[Link](), dict[str, Any]()
@@ -244,7 +245,9 @@ def sources(project: Project, name: str) -> list[Link]:
         links.append(Link("source", said, log))
     whole = hashlib.md5(listing.read_bytes(), usedforsecurity=False).hexdigest() == version
     broken = "" if whole else "its list of files is damaged"
-    return [Link("data", f"{short(name)}, {len(found)} files", {"data": name, "files": len(found)}, broken), *links]
+    since = f", now {version[:8]}: rows were forgotten since" if version != trained_on else ""
+    said = f"{short(name)}{since}, {len(found)} files"
+    return [Link("data", said, {"data": name, "files": len(found)}, broken), *links]
 
 
 def source(raw: Path, known: dict[str, Any], sha256: str, origin: dict[str, Any], kept: str) -> Link:

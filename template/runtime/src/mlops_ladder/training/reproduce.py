@@ -48,6 +48,8 @@ def run(project: Project, options: argparse.Namespace) -> None:
     rebuilt = {f"{part}_{key}": value for part, of in metrics["metrics"].items() for key, value in of.items()}
     differences = {key: value - original.data.metrics[key] for key, value in rebuilt.items()}
     line = f"run {name} rebuilt from commit {tags['commit'][:8]} and {short(tags['data'])}"
+    if (now := versions.latest(project, version := tags["data"].partition("@")[2])) != version:
+        line += f" (now {now[:8]}: rows were forgotten since)"
     if options.json:
         print(json.dumps({"run": original.info.run_id, "differences": differences}))
     if differing := [f"{key} differs by {value:g}" for key, value in differences.items() if value]:
@@ -90,6 +92,7 @@ def train_in(project: Project, folder: Path, tags: dict[str, str], chosen: dict[
     same = tags["lock"] == recording.provenance(project)["lock"]
     python = [sys.executable] if same else ["uv", "run", "--project", str(folder), "--locked", "python"]
     say(f"training at commit {tags['commit'][:8]}" + ("" if same else ", in its own locked environment"))
+    kind, _, version = tags["data"].partition("@")
     uri = tracking.open_store(project)[1].tracking_uri  # its champion is measured too; nothing is written there
     environment = {
         **os.environ,
@@ -97,7 +100,17 @@ def train_in(project: Project, folder: Path, tags: dict[str, str], chosen: dict[
         "MLFLOW_TRACKING_URI": uri,
     }
     done = subprocess.run(
-        [*python, "-m", project.package, "train", "--until", "evaluate", "--data", tags["data"], *words],
+        [
+            *python,
+            "-m",
+            project.package,
+            "train",
+            "--until",
+            "evaluate",
+            "--data",
+            f"{kind}@{versions.latest(project, version)}",
+            *words,
+        ],
         cwd=folder,
         env=environment,
         stdout=subprocess.DEVNULL,
