@@ -219,6 +219,16 @@ def test_a_broken_file_is_refused_and_harms_nothing(
     assert contents(workdir / "data") == before
 
 
+@pytest.mark.skipif(data.KEY not in RAW, reason="data.read makes the keys")
+def test_a_file_that_repeats_a_few_rows_of_another_is_refused(source: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first, second, third = names(source)
+    rows, name = pd.read_parquet(source / second).head(5), f"zz-{MONTHS[1]}.parquet"
+    rows.assign(**{data.KEY: [*rows[data.KEY].head(2), "new 1", "new 2", "new 3"]}).to_parquet(source / name)
+    assert main(["ingest"]) == 3
+    assert f"{name}: 2 of its rows are in data/raw/{second} already" in capsys.readouterr().err
+    assert names("data/raw") == [first, second, third]
+
+
 def test_a_refused_file_is_gathered_once_it_is_mended(source: Path) -> None:
     second = source / names(source)[1]
     whole = second.read_bytes()

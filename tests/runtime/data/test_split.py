@@ -83,6 +83,16 @@ def test_what_a_model_has_not_seen_is_told_by_its_own_split() -> None:
     assert not split.Split("at", cuts=("2024-01-01",) * 2).unseen(later).any(), "another table: nobody knows"
 
 
+def test_what_a_model_learned_from_is_told_row_by_row() -> None:
+    rows = pd.DataFrame({"at": pd.date_range("2024-01-01", periods=10), "of": [*"abcdabefgh"]})
+    cuts = ("2024-01-05", "2024-01-08")
+    assert list(split.Split("at", cuts=cuts).unseen(rows)) == [False] * 4 + [True] * 6
+    by_group = split.Split("at", group="of", cuts=cuts)
+    assert list(by_group.unseen(rows)) == [False] * 6 + [True] * 4, "of a and b it saw earlier rows"
+    earlier = pd.DataFrame({"at": [pd.Timestamp("2023-12-01"), pd.Timestamp("2024-01-09")], "of": ["h", "g"]})
+    assert list(by_group.unseen(rows, earlier)) == [False] * 6 + [True] * 3 + [False]
+
+
 def test_a_split_from_before_there_was_a_choice_is_by_time() -> None:
     old = split.read(FLIGHTS, {"cuts": ["2013-06-01", "2013-09-01"], "sample": 1.0})
     assert (old.column, old.by_time) == (FLIGHTS.data.TIME, True)

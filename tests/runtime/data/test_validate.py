@@ -164,6 +164,22 @@ def test_rows_are_refused_once_the_newest_is_too_old(as_of: str, fresh: bool) ->
     assert found == ([] if fresh else [("at", "expect_column_max_to_be_between", 0)])
 
 
+@pytest.mark.practice("data-validation")
+@pytest.mark.parametrize(("most", "share"), [(0.2, 0.2), (0.2, 0.25), (0.8, 0.75), (0.8, 0.9)])
+def test_as_many_may_be_missing_as_the_limit_says_and_no_more(most: float, share: float) -> None:
+    found = failed(validate(FLIGHTS, missing(share)(table()), LIMITS.model_copy(update={"max_missing": most})))
+    assert found == ([("wind", NULL, int(share * 40))] if share > most else [])
+
+
+@pytest.mark.practice("data-validation")
+@pytest.mark.parametrize(("most", "passes"), [(0.25, True), (0.2, False)])
+def test_rows_that_say_what_others_say_are_refused_above_their_share(most: float, passes: bool) -> None:
+    again = table(30).head(10).assign(id=[f"again{n}" for n in range(10)])
+    rows = pd.concat([table(30), again]).sort_values("at", kind="stable", ignore_index=True)
+    found = failed(validate(FLIGHTS, rows, LIMITS.model_copy(update={"max_repeated": most})))
+    assert found == ([] if passes else [("rows", "no_repeated_rows", 10)])
+
+
 def test_rows_later_than_as_of_are_of_the_future() -> None:
     found = failed(validate(FLIGHTS, table(), LIMITS, as_of=pd.Timestamp("2024-01-02 12:30")))
     assert found == [("at", RANGE, 3)]

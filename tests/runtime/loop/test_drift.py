@@ -184,6 +184,18 @@ def test_parquet_and_sql_give_the_same(tmp_path: Path, capsys: pytest.CaptureFix
     assert "there are no rows" in capsys.readouterr().err, "nothing is not the same"
 
 
+@pytest.mark.practice("data-drift-detection")
+@pytest.mark.parametrize(("factor", "default", "psi", "chosen"), [(1.15, 0, "0.01", 3), (1.8, 3, "100", 0)])
+def test_how_large_a_change_must_be_is_chosen(
+    factor: float, default: int, psi: str, chosen: int, tmp_path: Path
+) -> None:
+    rows, places = make(np.random.default_rng(0), 5_000, 1), [str(tmp_path / f"{n}.parquet") for n in range(2)]
+    rows.write_parquet(places[0])
+    rows.with_columns(pl.col("x0") * factor).write_parquet(places[1])
+    assert main(["drift", *places]) == default
+    assert main(["drift", *places, "--psi", psi]) == chosen
+
+
 @pytest.mark.parametrize("place", ["sqlite:///rows.db", "nobody://host#flights"])
 def test_a_place_that_is_none_is_named(place: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pl.DataFrame({"x": [1.0]}).write_parquet(tmp_path / "before.parquet")

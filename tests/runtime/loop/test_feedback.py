@@ -265,6 +265,59 @@ def test_nor_are_they_when_they_come_one_by_one(log: prediction_log.PredictionLo
     assert feedback.add_labels(log, right, source="another")["added"], "others are not taken for it"
 
 
+def send(log: prediction_log.PredictionLog, numbers: Any, label: Callable[[int], float], **words: Any) -> Any:
+    """Send the labels of keys by number."""
+    return feedback.add_labels(log, [{"key": f"k{n}", "label": label(n)} for n in numbers], **words)
+
+
+def upside_down(n: int) -> float:
+    return truth(N - 1 - n)
+
+
+def corrected(n: int) -> float:
+    return other(truth(n))
+
+
+@pytest.mark.practice("manipulation-protection")
+def test_what_a_source_sent_is_not_held_against_another(log: prediction_log.PredictionLog) -> None:
+    send(log, range(0, N, 2), upside_down, source="a", override=True)
+    assert send(log, [1, N - 1], truth, source="b") == {"added": 2}
+    send(log, range(1, N, 2), truth, source="c")
+    send(log, range(1, N, 2), corrected, source="c", override=True)
+    assert send(log, [0], truth, source="b") == {"replaced": 1}
+
+
+@pytest.mark.practice("manipulation-protection")
+@pytest.mark.parametrize(("hours", "believed"), [(-1, False), (1, True)])
+def test_contradictions_count_within_the_hours_of_the_window(
+    log: prediction_log.PredictionLog, hours: int, believed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start, conf = prediction_log.now() - timedelta(days=30), log.conf.labels
+    later = start + timedelta(hours=conf.window_h + hours)
+    for now, numbers, label in (
+        (start, range(N), truth),
+        (start + timedelta(seconds=1), range(conf.min_flips - 1), corrected),
+    ):
+        monkeypatch.setattr(feedback, "now", lambda now=now: now)
+        send(log, numbers, label)
+    monkeypatch.setattr(feedback, "now", lambda: later)
+    if believed:
+        assert send(log, [N - 1], corrected) == {"replaced": 1}
+    else:
+        with pytest.raises(feedback.Disbelieved, match=f"{conf.min_flips} of .* within {conf.window_h:g} h contradict"):
+            send(log, [N - 1], corrected)
+
+
+@pytest.mark.practice("delayed-labels")
+@pytest.mark.parametrize(("minutes", "outcome"), [(4, "added"), (6, "out_of_range")])
+def test_a_clock_may_be_ahead_by_a_few_minutes(
+    log: prediction_log.PredictionLog, minutes: int, outcome: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feedback, "now", lambda: DAY)
+    given = {"key": "k1", "label": truth(1), "at": DAY + timedelta(minutes=minutes)}
+    assert feedback.add_labels(log, [given]) == {outcome: 1}
+
+
 @pytest.mark.practice("manipulation-protection")
 def test_a_few_labels_of_rows_that_were_asked_often_count_as_few(log: prediction_log.PredictionLog) -> None:
     asked = [{"request_id": f"again{n}-{i}", "key": f"k{n}", "prediction": n / N} for n in range(5) for i in range(30)]

@@ -388,6 +388,30 @@ def test_what_is_older_than_it_may_be_is_deleted(workdir: Path, capsys: pytest.C
 
 
 @pytest.mark.practice("prediction-logging")
+def test_from_each_table_what_is_old_is_deleted_and_what_is_not_stays(
+    workdir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configure(workdir, keep_days=30)
+    log, now = prediction_log.open_log(FLIGHTS), prediction_log.now()
+    for name, at in (("old", now - timedelta(days=31)), ("new", now)):
+        monkeypatch.setattr(feedback, "now", lambda at=at: at)
+        log.write([{"request_id": name, "key": name, "prediction": 0.5, "at": at}], [{"at": at, "status": 500}])
+        given = [{"key": name, "label": 1.0}, {"key": f"{name}-early", "label": 1.0}, {"key": name, "label": 1e12}]
+        feedback.add_labels(log, [*given, {"key": f"{name}-kept", "label": 1.0}])
+    log.write([{"request_id": "kept", "key": "old-kept", "prediction": 0.5, "at": now}])
+    assert [log.prune(), log.prune()] == [1, 0]
+    tables = (prediction_log.PREDICTIONS, prediction_log.LABELS, prediction_log.ASIDE)
+    with log.connection() as connection:
+        kept = {table.name: {row.key for row in connection.execute(table.select())} for table in tables}
+    assert kept == {
+        "predictions": {"new", "old-kept"},
+        "labels": {"new", "new-early", "new-kept", "old-kept"},
+        "label_conflicts": {"new"},
+    }
+    assert log.status()["failures"] == 1
+
+
+@pytest.mark.practice("prediction-logging")
 def test_a_log_that_cannot_be_what_is_asked_for_is_refused(workdir: Path) -> None:
     for changes, said in (
         ({"url": "postgresql://me:secret@host/db"}, "holds a password"),

@@ -235,6 +235,26 @@ def test_rows_that_callers_sent_in_part_are_learned_from_as_far_as_they_go(
     assert f"1 labelled rows of the prediction log are left out: they have no {required}" in capsys.readouterr().err
 
 
+def test_of_a_key_that_was_asked_twice_the_last_row_is_learned_from_once_its_label_came(workdir: Path) -> None:
+    from mlops_ladder.loop import prediction_log
+
+    number = next(name for name in features.COLUMNS if data.SCHEMA[name]["type"] == "number")
+    row = json.loads(read_month(0).head(1)[features.COLUMNS].to_json(orient="records", date_format="iso"))[0]
+    log, hour = prediction_log.open_log(FLIGHTS), timedelta(hours=1)
+    start = prediction_log.now() - 24 * hour
+    arms = ["champion", "challenger", "shadow"]
+    log.write(
+        {"request_id": f"r{n}", "arm": arm, "key": "asked", "prediction": 0.5, "at": start + n * hour}
+        | {"inputs": row | {data.TIME: None, number: float(n)}}
+        for n, arm in enumerate(arms)
+    )
+    log.write([{"request_id": "r", "key": "late", "prediction": 0.5, "at": start, "inputs": row}])
+    labels = {"asked": start + 5 * hour, "late": start + 7 * hour}
+    feedback.add_labels(log, [{"key": key, "label": 1.0, "at": at} for key, at in labels.items()])
+    rows = retrain.labelled(FLIGHTS, start + 6 * hour)
+    assert (list(rows[data.KEY]), list(rows[number])) == (["asked"], [1.0])
+
+
 PATHS = """
 import json, sys
 from pathlib import Path

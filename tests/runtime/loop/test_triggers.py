@@ -135,11 +135,34 @@ def test_after_a_retraining_there_is_a_pause(policy: Policy, calm: Situation) ->
 
 
 @pytest.mark.practice("trigger-policy")
+def test_pause_and_schedule_count_from_the_last_of_several_retrainings(policy: Policy, calm: Situation) -> None:
+    day, due = timedelta(days=1), replace(calm, new_rows=20_000)
+    first = attempt(NOW - 150 * day)
+    soon = triggers.decide(FLIGHTS, policy, replace(due, past=[first, attempt(NOW - timedelta(hours=1))]))
+    assert "the last one began 1:00:00 ago" in str(soon.blocked)
+    assert triggers.decide(FLIGHTS, policy, replace(due, past=[first, attempt(NOW - 2 * day)])).go
+    old = replace(calm, trained=NOW - 200 * day)
+    assert fired(policy, old) == ["schedule"]
+    assert fired(policy, replace(old, past=[first, attempt(NOW - 89 * day)])) == []
+    assert fired(policy, replace(old, past=[first, attempt(NOW - 90 * day)])) == ["schedule"]
+
+
+@pytest.mark.practice("trigger-policy")
 def test_the_budget_is_what_is_spent_without_asking(policy: Policy, calm: Situation) -> None:
     spent = [attempt(NOW - timedelta(days=2 * one)) for one in range(policy.budget.retrainings, 0, -1)]
     due = replace(calm, new_rows=20_000)
     assert "what the budget allows" in str(triggers.decide(FLIGHTS, policy, replace(due, past=spent)).blocked)
     assert triggers.decide(FLIGHTS, policy, replace(due, past=spent[1:])).go
+
+
+@pytest.mark.practice("trigger-policy")
+def test_what_began_before_the_days_of_the_budget_is_not_spent(policy: Policy, calm: Situation) -> None:
+    due, start = replace(calm, new_rows=20_000), NOW - timedelta(days=policy.budget.days)
+    past = [attempt(start + timedelta(days=n)) for n in range(policy.budget.retrainings)]
+    assert triggers.decide(FLIGHTS, policy, replace(due, past=past)).go, "the first was as many days ago"
+    past[0] = attempt(start + timedelta(minutes=1))
+    spent = f"{policy.budget.retrainings} in {policy.budget.days:g} days"
+    assert spent in str(triggers.decide(FLIGHTS, policy, replace(due, past=past)).blocked)
 
 
 @pytest.mark.practice("trigger-policy")
@@ -165,6 +188,29 @@ def test_what_does_not_help_is_not_tried_for_ever(policy: Policy, calm: Situatio
 
 
 @pytest.mark.practice("trigger-policy")
+def test_only_what_did_not_help_in_a_row_counts(policy: Policy, calm: Situation) -> None:
+    due, days = replace(calm, reports=daily(*[report()] * 2)), timedelta(days=1)
+
+    def decide(now: Situation, *outcomes: str) -> triggers.Verdict:
+        past = [attempt(NOW - (20 - 5 * n) * days, outcome) for n, outcome in enumerate(outcomes)]
+        return triggers.decide(FLIGHTS, policy, replace(now, past=past))
+
+    assert decide(due, "refused", "promoted", "failed").go, "one helped in between"
+    verdict = decide(due, "refused", "aborted", "failed")
+    assert verdict.gave_up and "the last 3 did not help" in str(verdict.blocked)
+    assert "the last 3 did not help" in str(decide(replace(due, on_trial="2"), "refused", "aborted", "failed").blocked)
+    assert not decide(calm, "refused", "aborted", "failed").gave_up, "nothing fired"
+
+
+@pytest.mark.practice("trigger-policy")
+def test_an_alert_fires_and_is_held_back_as_any_trigger_is(policy: Policy, calm: Situation) -> None:
+    alert = triggers.Trigger("alert: ModelDecay", "it fired", "ops", "docs/runbook.md#decay")
+    assert triggers.decide(FLIGHTS, policy, replace(calm, alerts=[alert])).fired == [alert]
+    few = triggers.decide(FLIGHTS, policy, replace(calm, alerts=[alert], new_rows=policy.least_rows - 1))
+    assert not few.go and f"{policy.least_rows:,} or more teach something" in str(few.blocked)
+
+
+@pytest.mark.practice("trigger-policy")
 def test_an_issue_names_owner_and_runbook(policy: Policy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NOTIFY_URL", raising=False)
     (tmp_path / "conf").symlink_to(PROJECT / "conf")
@@ -183,6 +229,41 @@ def test_labels_of_what_nobody_asked_about_are_no_new_rows(workdir: Path) -> Non
     log.write([{"request_id": "r", "key": "asked", "prediction": 0.5}])
     feedback.add_labels(log, [{"key": key, "label": 1.0} for key in ("asked", "not asked", "nor this")])
     assert triggers.labels(triggers.database(FLIGHTS), datetime(2013, 1, 1), "time")[0] == 1
+
+
+@pytest.mark.practice("trigger-policy", "delayed-labels")
+def test_labels_that_came_before_and_rows_without_one_are_no_news(
+    workdir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlops_ladder.loop import prediction_log
+
+    log, hour = prediction_log.open_log(FLIGHTS), timedelta(hours=1)
+    asked = prediction_log.now() - 30 * hour
+    log.write({"request_id": key, "key": key, "prediction": 0.5, "at": asked} for key in ("early", "late"))
+    log.write([{"request_id": "open", "key": "open", "prediction": 0.5, "at": asked + hour}])
+    for key, received in (("early", asked + 2 * hour), ("late", asked + 20 * hour)):
+        monkeypatch.setattr(feedback, "now", lambda at=received: at)
+        feedback.add_labels(log, [{"key": key, "label": 1.0}])
+    engine = triggers.database(FLIGHTS)
+    assert triggers.labels(engine, asked, None) == (2, asked)
+    assert triggers.labels(engine, asked + 10 * hour, None) == (1, asked)
+    assert triggers.labels(engine, asked + 20 * hour, None) == (0, asked)
+
+
+@pytest.mark.practice("trigger-policy")
+def test_what_became_of_a_retraining_is_kept_with_it_alone(workdir: Path) -> None:
+    engine, asked = triggers.database(FLIGHTS), triggers.Mark.PEOPLE_WERE_ASKED
+    facts = {"began": "2026-06-01", "until": "2026-06-01", "triggers": "[]", "why": "why"}
+    first, second = (triggers.begin(engine, **facts, before=version) for version in "12")
+    for _ in range(2):
+        triggers.mark(engine, first, asked)
+    triggers.note(engine, second, outcome="refused", seconds=2.5)
+    kept = triggers.past(triggers.database(FLIGHTS))
+    assert kept == [first, second]
+    assert [(one["before"], one["outcome"], one["marks"]) for one in kept] == [
+        ("1", None, [asked]),
+        ("2", "refused", []),
+    ]
 
 
 @pytest.mark.practice("trigger-policy", "delayed-labels")

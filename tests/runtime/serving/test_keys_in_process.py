@@ -1,0 +1,119 @@
+"""Who is let in by keys and limits, asked of the guard itself: no service, no clock that matters."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import prometheus_client as prometheus
+import pytest
+from flight_delays.__main__ import main
+from mlops_ladder.core.errors import ProjectError
+from mlops_ladder.serving import keys
+from mlops_ladder.serving.limits import Guard, Known, Limits, Turned
+from projects import FLIGHTS
+
+LIMITS = Limits(require_key=False, rate_per_s=0.001, burst=4, at_once=3, deadline_s=5)  # 1,000 s until another may come
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("SERVICE_KEYS", raising=False)
+
+
+@pytest.fixture
+def add(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Make a key and return it: `add(name, scope)`."""
+
+    def add(name: str, scope: str = "predict") -> str:
+        capsys.readouterr()
+        assert main(["keys", "add", name, "--scope", scope]) == 0
+        return capsys.readouterr().out.strip()
+
+    return add
+
+
+def guard(limits: Limits = LIMITS) -> Guard:
+    """Return the guard of a service that starts now."""
+    registry = prometheus.CollectorRegistry()
+    turned = prometheus.Counter("turned_away", "By status.", ["status"], registry=registry)
+    return Guard(lambda *_: None, limits, Known(FLIGHTS, limits, registry), turned, [])  # type: ignore[arg-type,return-value]
+
+
+def ask(
+    of: Guard, key: str | None = None, path: str = "/predict", address: str = "10.0.0.1", kind: str = "Bearer"
+) -> int:
+    """Return with which status a request is turned away, 200 when it is not."""
+    headers = [(b"authorization", f"{kind} {key}".encode())] if key else []
+    try:
+        of.admit({"type": "http", "path": path, "client": (address, 1), "headers": headers})
+    except Turned as turned:
+        return turned.args[0]
+    return 200
+
+
+@pytest.mark.practice("endpoint-security")
+def test_the_last_key_removed_opens_nothing(add: Callable[..., str], capsys: pytest.CaptureFixture[str]) -> None:
+    open_to_all = guard()
+    assert not keys.asked(FLIGHTS) and ask(open_to_all, path="/metrics") == 200
+    first, second = add("first"), add("second")
+    served = guard()
+    assert (ask(served, first), ask(served, second), ask(served)) == (200, 200, 401)
+    for name, last in (("first", False), ("second", True)):
+        assert main(["keys", "remove", name]) == 0
+        assert ("it was the last, so nobody is answered" in capsys.readouterr().out) is last
+    served.known.look()
+    assert [ask(one, key) for one in (served, guard()) for key in (first, second, None)] == [401] * 6
+    assert keys.FILE.read_text() == "" and keys.asked(FLIGHTS)
+    keys.FILE.unlink()
+    assert ask(guard()) == 401, "nor is it open when the file is gone"
+    keys.MADE.unlink()
+    assert ask(guard()) == 200, "whoever opens it to all deletes both"
+
+
+@pytest.mark.practice("endpoint-security")
+def test_a_scope_opens_what_it_is_for(add: Callable[..., str]) -> None:
+    user, boss, served = add("user"), add("boss", "admin"), guard(LIMITS.model_copy(update={"burst": 100}))
+    for path in ("/predict", "/second/predict", "/model", "/docs", "/openapi.json", "/"):
+        assert ask(served, user, path) == ask(served, boss, path) == 200
+        assert ask(served, None, path) == 401
+    for path in ("/metrics", "/feedback", "/predictions"):
+        assert (ask(served, user, path), ask(served, boss, path)) == (403, 200)
+    assert (ask(served, user, kind="bearer"), ask(served, user, kind="Basic")) == (200, 401)
+
+
+@pytest.mark.practice("endpoint-security")
+def test_each_caller_has_requests_of_its_own(add: Callable[..., str]) -> None:
+    served = guard()
+    assert [ask(served) for _ in range(6)] == [200] * 4 + [429] * 2
+    assert ask(served, address="10.0.0.2") == 200
+    user, other = add("user"), add("other")
+    served = guard()
+    assert [ask(served, user) for _ in range(6)] == [200] * 4 + [429] * 2
+    assert ask(served, other) == 200, "from the same address"
+    assert [ask(served, "guessed") for _ in range(6)] == [401] * 4 + [429] * 2
+    assert ask(served, address="10.0.0.2") == 401, "of another address"
+    assert [ask(served, address=f"2001:db8::{n}") for n in range(6)] == [401] * 4 + [429] * 2, "one machine"
+
+
+@pytest.mark.practice("endpoint-security")
+def test_no_more_at_once_than_the_limit(add: Callable[..., str]) -> None:
+    served = guard()
+    served.running = 3
+    assert ask(served) == 200
+    served.running = 4
+    assert ask(served) == 503
+
+
+@pytest.mark.practice("endpoint-security")
+def test_keys_may_be_asked_for_before_there_is_one_and_may_come_from_outside(
+    add: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert ask(guard(LIMITS.model_copy(update={"require_key": True}))) == 401
+    monkeypatch.setenv("SERVICE_KEYS", "")
+    assert ask(guard()) == 401, "set and empty is closed"
+    monkeypatch.setenv("SERVICE_KEYS", f"desk admin {keys.hashed('secret')}\n\n")
+    assert (ask(guard(), "secret", "/metrics"), ask(guard(), "secrets")) == (200, 401)
+    for wrong in ("desk owner " + "0" * 64, "desk admin " + "0" * 63, f"desk admin {'0' * 64} more", "desk"):
+        monkeypatch.setenv("SERVICE_KEYS", f"a predict {'1' * 64}\n{wrong}")
+        with pytest.raises(ProjectError, match="SERVICE_KEYS, line 2, is not `NAME SCOPE SHA256`"):
+            guard()
