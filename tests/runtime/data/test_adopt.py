@@ -212,7 +212,10 @@ def test_what_is_personal_constant_or_tells_the_target_is_left_out_and_named(fol
         (["orders.csv", "--target", "retuned"], "do you mean 'returned'?", 2),
         (["orders.csv", "--target", "returned", "--time", "color"], "--time color: it holds", 2),
         (["orders.csv", "--target", "returned", "--key", "color"], "--key color: it must have a value", 2),
-        (["orders.csv", "--target", "color"], "multiclass does not work yet", 2),
+        (["orders.csv", "--target", "color", "--problem", "regression"], "must hold numbers", 2),
+        (["orders.csv", "--target", "color", "--problem", "classification"], "--problem multiclass takes more", 2),
+        (["orders.csv", "--target", "color", "--problem", "multiclass", "--positive", "red"], "is for two labels", 2),
+        (["orders.csv", "--target", "ordered"], "gather them in fewer labels", 3),
         (["orders.csv", "--target", "returned", "--positive", "maybe"], "--positive maybe", 2),
         (["orders.csv", "--target", "returned", "--problem", "ranking"], "--problem ranking", 2),
         (["orders.csv"], "which table, and what is to be predicted?", 2),
@@ -307,3 +310,114 @@ def test_a_table_without_time_key_or_category_is_adopted(folder: Path, adopt: Ad
     data, rows = read(folder)
     assert (data.TIME, data.KEY, data.SLICES) == (None, "row_key", [])
     assert rows["row_key"].is_unique and len(rows) == 400
+
+
+def kinds(n: int = 400) -> pd.DataFrame:
+    """Return orders of which the weight tells the kind: one of three, and of a few rows two more."""
+    rows = orders(n).drop(columns="returned")
+    rows["kind"] = pd.cut(rows["weight"], [-9, 4.5, 5.5, 99], labels=["light", "middle", "heavy"]).astype(str)
+    return rows.assign(kind=rows["kind"].mask(rows.index % 25 == 0, "lost").mask(rows.index % 25 == 12, "broken"))
+
+
+def test_several_labels_are_classes_and_rare_ones_are_one_together(folder: Path, adopt: Adopt) -> None:
+    kinds().to_csv(folder / "orders.csv", index=False)
+    printed = adopt("orders.csv", "--target", "kind", "--time", "ordered")
+    assert "multiclass of kind" in printed and "kind broken, lost: too few rows" in printed
+    data, rows = read(folder)
+    classes = ["heavy", "light", "middle", "other"]
+    assert (data.PROBLEM, data.SCHEMA["kind"]["values"]) == ("multiclass", classes)
+    assert (rows["kind"] == "other").sum() == 32
+    with first_fit.imported(folder / "src" / PACKAGE) as used:
+        features, model = used["features"], used["model"]
+        without = rows[rows["kind"] != "other"]
+        fitted = model.make("linear").fit(features.build(without), without["kind"])
+        predicted = model.predict(fitted, features.build(rows))
+        assert predicted.shape == (400, 4) and predicted.sum(axis=1) == pytest.approx(1) and not predicted[:, 3].any()
+        measured = model.metrics(rows["kind"], predicted)
+        trivial = model.metrics(rows["kind"], model.baseline(rows["kind"], 400))
+    assert measured.keys() == model.HIGHER_IS_BETTER.keys() and measured["macro_f1"] > trivial["macro_f1"]
+    for name in ("success", "release", "retraining"):
+        text = (folder / f"conf/{name}.yml").read_text()
+        assert "macro_f1" in text and "roc_auc" not in text
+    answer = json.loads((folder / "contracts/model.schema.json").read_text())["output"]
+    assert "predicted_kind_light" in json.dumps(answer)
+
+
+def test_a_class_that_a_part_of_the_rows_lacks_is_left_out_and_named(folder: Path, adopt: Adopt) -> None:
+    rows = kinds().assign(kind=lambda table: table["kind"].mask(table.index > 360, "new"))
+    rows.to_csv(folder / "orders.csv", index=False)
+    printed = adopt("orders.csv", "--target", "kind", "--time", "ordered")
+    assert "other" in read(folder)[0].SCHEMA["kind"]["values"] and "new" in printed
+    rows = rows[~rows["kind"].isin(["lost", "broken"])]
+    rows.to_csv(folder / "orders.csv", index=False)
+    printed = adopt("orders.csv", "--target", "kind", "--time", "ordered")
+    assert "kind new: too few rows to be in each part of a split, so left out" in printed
+    assert set(read(folder)[1]["kind"]) == {"heavy", "light", "middle"}
+
+
+def test_few_numbers_are_classes_unless_they_count(folder: Path, adopt: Adopt) -> None:
+    orders().assign(stars=lambda table: table["weight"].round().clip(3, 7)).to_csv(folder / "orders.csv", index=False)
+    assert "if it counts, --problem regression" in adopt("orders.csv", "--target", "stars", "--drop", "returned")
+    assert set(read(folder)[0].SCHEMA["stars"]["values"]) <= set("34567")
+    adopt("orders.csv", "--target", "stars", "--drop", "returned", "--problem", "regression")
+    assert read(folder)[1]["stars"].dtype == "float64"
+
+
+def test_what_stands_for_a_missing_value_is_found_declared_and_read_so(folder: Path, adopt: Adopt) -> None:
+    gaps = np.arange(400) % 20 == 0
+    rows = orders().assign(
+        weight=lambda table: table["weight"].mask(gaps, 9999),
+        color=lambda table: table["color"].mask(gaps, " ? "),
+        price=lambda table: table["weight"].round(1).astype(str).mask(gaps, "unknown"),
+        code=lambda table: "0" + (table.index % 7).astype(str),
+    )
+    rows.to_csv(folder / "orders.csv", index=False)
+    printed = adopt("orders.csv", "--target", "returned", "--time", "ordered")
+    assert "missing where it says 9999" in printed and "missing where it says ?" in printed
+    data, rows = read(folder)
+    assert data.MISSING == {"weight": [9999], "color": ["?"], "price": ["unknown"]}
+    assert rows["weight"].isna().sum() == rows["color"].isna().sum() == rows["price"].isna().sum() == 20
+    assert data.SCHEMA["weight"]["max"] < 100 and data.SCHEMA["weight"]["null"]
+    assert data.SCHEMA["code"]["type"] == "category", "01 is no number"
+    raw = pd.read_parquet(next((folder / "data/sample").glob("*.parquet"))).head(2)
+    (folder / "new").mkdir()
+    raw.assign(weight=[9999.0, 5.0], price=["unknown", "4.5"], color=["?", "red"]).to_parquet(folder / "new/a.parquet")
+    with first_fit.imported(folder / "src" / PACKAGE) as used:
+        new = used["data"].read(folder / "new")
+    assert new[["weight", "price", "color"]].isna().to_numpy().tolist() == [[True] * 3, [False] * 3]
+    assert new["price"].dtype == "float64"
+
+
+def test_free_text_counts_by_its_words(folder: Path, adopt: Adopt) -> None:
+    random, rows = np.random.default_rng(0), orders()
+    words = np.array(["box", "came", "late", "torn", "well", "packed", "with", "a", "note", "inside"])
+    good = rows["returned"] == "no"
+    said = [" ".join(random.choice(words, 9)) + (" lovely" if fine else " awful") for fine in good]
+    rows.assign(comment=said).to_csv(folder / "orders.csv", index=False)
+    assert "its words" in adopt("orders.csv", "--target", "returned", "--time", "ordered")
+    data, rows = read(folder)
+    assert data.SCHEMA["comment"] == {"type": "text"}
+    with first_fit.imported(folder / "src" / PACKAGE) as used:
+        features, model = used["features"], used["model"]
+        assert (features.TEXTS, features.CATEGORIES) == (["comment"], ["color", "comment"])
+        inputs = features.build(rows)
+        for family in model.SEARCH_SPACE:
+            fitted = model.make(family).fit(inputs.head(300), rows["returned"].head(300))
+            predicted = model.predict(fitted, inputs.tail(100))
+            assert model.metrics(rows["returned"].tail(100), predicted)["roc_auc"] > 0.95
+            model.save(fitted, folder / "model.skops")
+            assert np.array_equal(model.predict(model.load(folder / "model.skops"), inputs.tail(100)), predicted)
+
+
+def test_names_that_are_no_identifiers_and_many_columns_work(folder: Path, adopt: Adopt) -> None:
+    random = np.random.default_rng(0)
+    names = ["class", "in", "größe (cm)", "a.b", "c[0]", 'the "x"', "version", "prediction"]
+    many = pd.DataFrame(random.normal(size=(150, 300)), columns=[*names, *(f"x{n}" for n in range(292))])
+    many["label"] = np.where(many["in"] + random.normal(size=150) / 4 > 0, "yes", "no")
+    many.assign(day="2024-02-29", id=range(150)).to_csv(folder / "many.csv", index=False)
+    adopt("many.csv", "--target", "label")
+    data, rows = read(folder)
+    assert len(rows) == 150 and data.KEY == "id" and set(names) < set(data.SCHEMA)
+    with first_fit.imported(folder / "src" / PACKAGE) as used:
+        assert used["features"].NUMBERS[: len(names)] == names
+        assert used["model"].OUTPUT == "label_probability"

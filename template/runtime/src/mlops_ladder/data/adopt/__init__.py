@@ -11,6 +11,7 @@ import argparse
 import difflib
 import json
 import re
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--target", help="column to predict")
     parser.add_argument("--time", help="column that says when the prediction is needed; rows are split by it")
     parser.add_argument("--key", help="column with one value a row; without it one is looked for, else made")
-    parser.add_argument("--problem", help="classification (two labels) or regression; without it the target decides")
+    parser.add_argument(
+        "--problem",
+        help="classification (two labels), multiclass (several) or regression; without it the target decides",
+    )
     parser.add_argument("--positive", metavar="LABEL", help="which label of the target counts as true")
     parser.add_argument("--drop", metavar="COLUMN", action="extend", nargs="+", default=[], help="columns to leave out")
     parser.add_argument("--table", help="of a database, where the URL does not end in #table")
@@ -57,6 +61,7 @@ def run(project: Project, options: argparse.Namespace) -> None:
         problem=options.problem,
         positive=options.positive,
         drop=options.drop,
+        markers=table.markers,
     )
     few = sample.pick(rows, plan)
     plan.n_rows, plan.n_sample = len(rows), len(few)
@@ -72,19 +77,19 @@ def bring(project: Project, stored: dict[str, Any], plan: profile.Plan, few: Any
     """Write all files for PLAN, the sample FEW and, where that is not all of them, the ROWS."""
     known = files.texts(project.package, project_name(project))
     stage = swap.start(project.folder)
-    for path, text in files.write(files.EARLY, known, project.package, plan, None).items():
-        put(stage, path, text)
-    samples = sample.write(few, plan, stage / "data/sample")
-    gone = old_sample(project, stored, samples, force)
-    raw = project.level == 0
-    if raw or plan.n_rows > plan.n_sample:
-        folder = "data/raw" if raw else "data/adopted"
-        sample.write(rows, plan, stage / folder)
-        gone += old_rows(project, stored, folder, force)
+    folders = {"data/sample": few}
+    if project.level == 0 or plan.n_rows > plan.n_sample:
+        folders["data/raw" if project.level == 0 else "data/adopted"] = rows
+    put_rows(project, stage, plan, folders, known)
+    gone = [file for folder in folders for file in old_rows(project, stored, folder, force)]
     with first_fit.imported(stage / "src" / project.package) as used:
         fit = first_fit.fit(used, stage / "data/sample", plan)
         if project.path(CONTRACT).is_file():
             put(stage, CONTRACT, contract(project, used))
+    if fit.weak:
+        plan.weak = fit.weak
+        for path, text in files.write(files.EARLY, known, project.package, plan, None).items():
+            put(stage, path, text)
     present = {path: write for path, write in files.LATER.items() if project.path(place(project, path)).is_file()}
     for path, text in files.write(present, known, project.package, plan, fit).items():
         put(stage, path, text)
@@ -93,6 +98,29 @@ def bring(project: Project, stored: dict[str, Any], plan: profile.Plan, few: Any
     keep_record(project, stage, plan, {})
     swap.finish(project.folder, gone)
     say(project, plan, fit.warnings)
+
+
+def put_rows(
+    project: Project, stage: Path, plan: profile.Plan, folders: dict[str, Any], known: dict[str, dict[str, str]]
+) -> None:
+    """Write the rows of each of FOLDERS and the three modules that read them, so that no part of a split lacks a class."""
+    while True:
+        for path, text in files.write(files.EARLY, known, project.package, plan, None).items():
+            put(stage, path, text)
+        for folder, rows in folders.items():
+            sample.write(rows, plan, stage / folder)
+        if not plan.classes:
+            return
+        with first_fit.imported(stage / "src" / project.package) as used:
+            lacking = {name for folder in folders for name in first_fit.absent(used, stage / folder, plan)}
+        if not lacking:
+            return
+        profile.gather(plan, lacking)
+        for folder, rows in folders.items():
+            shutil.rmtree(stage / folder)
+            folders[folder] = rows[~rows[plan.target].isin(plan.dropped)].reset_index(drop=True)
+        plan.n_sample = len(folders["data/sample"])
+        plan.n_rows = max(map(len, folders.values()))
 
 
 def refresh(project: Project, stored: dict[str, Any], options: argparse.Namespace) -> None:
@@ -198,17 +226,9 @@ def check_edits(
         )
 
 
-def old_sample(project: Project, stored: dict[str, Any], new: list[Path], force: bool) -> list[Path]:
-    """Return the files of data/sample that make room: those of the flights and of the last `adopt`."""
-    there = sorted(project.path("data/sample").glob("*.parquet"))
-    return replaceable(there, "data/sample", stored, force)
-
-
 def old_rows(project: Project, stored: dict[str, Any], folder: str, force: bool) -> list[Path]:
-    return replaceable(sorted(project.path(folder).glob("*.parquet")), folder, stored, force)
-
-
-def replaceable(there: list[Path], folder: str, stored: dict[str, Any], force: bool) -> list[Path]:
+    """Return the files of FOLDER that make room: those of the flights and of the last `adopt`; raises for any other."""
+    there = sorted(project.path(folder).glob("*.parquet"))
     written = stored.get("files", {})
     for file in there:
         ours = written.get(f"{folder}/{file.name}") == sample.digest(file.read_bytes())
@@ -253,7 +273,7 @@ def readme(project: Project, stage: Path, plan: profile.Plan) -> None:
 
 
 def say(project: Project, plan: profile.Plan, weak: list[str]) -> None:
-    for warning in [*plan.warnings, *weak]:
+    for warning in [*plan.warnings, *profile.note_rare(plan), *weak]:
         print(f"look: {warning}", file=sys.stderr)
     level = project.level or 0
     print(

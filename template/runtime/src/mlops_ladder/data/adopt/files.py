@@ -4,37 +4,27 @@ import json
 import math
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from importlib import resources
 from typing import Any
 
-from . import modules
-from .profile import Plan, slug
+from . import modules, several
+from .limits import Fit, allowed, limit, put, scaled, significant
+from .profile import USED, Plan, slug
 
 PACKAGE, PROJECT = "the_package_of_the_project", "The Project As It Is Called"  # as tools/build_adopt.py renders them
-FLIGHTS_SD = 40  # minutes; standard deviation of the flights' delay, by which limits in minutes are scaled
-PROBLEMS = ("classification", "regression")
-
-
-@dataclass
-class Fit:
-    """What a first model reached on rows that it did not learn from, and what a trivial prediction did."""
-
-    metrics: dict[str, float]
-    baseline: dict[str, float]
-    sd: float  # of the target
-    rate: float  # mean of the target
-    ends: list[tuple[str, object, object]] = field(default_factory=list)
-    gaps: dict[str, float] = field(default_factory=dict)  # largest difference between two slices, and the worst slice
-    warnings: list[str] = field(default_factory=list)
+PROBLEMS = ("classification", "multiclass", "regression")
 
 
 def texts(package: str, project_name: str) -> dict[str, dict[str, str]]:
-    """Return the template's text of each file by path and problem, with the project's own names."""
+    """Return the template's text of each file by path and problem, with the project's own names.
+
+    What several classes start from is what two do.
+    """
     stored = json.loads(resources.files(__package__).joinpath("texts.json").read_text(encoding="utf-8"))
     names = {PACKAGE.replace("_", "-"): package.replace("_", "-"), PACKAGE: package, PROJECT: project_name}
     return {
         path.replace("PACKAGE", package): {problem: named(text, names) for problem, text in by_problem.items()}
+        | {"multiclass": named(by_problem["classification"], names)}
         for path, by_problem in stored.items()
     }
 
@@ -45,38 +35,20 @@ def named(text: str, names: dict[str, str]) -> str:
     return text
 
 
-def put(text: str, pattern: str, new: str, count: int = 1) -> str:
-    """Return TEXT with what PATTERN matches replaced by NEW; raises LookupError when it is not there COUNT times."""
-    changed, n = re.subn(
-        pattern, lambda match: match.expand(new) if "\\g" in new else new, text, flags=re.MULTILINE | re.DOTALL
-    )
-    if n != count:
-        raise LookupError(f"{pattern!r} is there {n} times, not {count}")
-    return changed
-
-
-def scaled(value: float, fit: Fit) -> str:
-    """Return a limit in minutes of the flights in units of the target, with two digits."""
-    return significant(limit(value, fit))
-
-
-def limit(value: float, fit: Fit) -> float:
-    return value * fit.sd / FLIGHTS_SD
-
-
-def significant(value: float, digits: int = 2) -> str:
-    return modules.number(float(f"{value:.{digits}g}"))
-
-
 def output(plan: Plan) -> str:
-    """Return what a prediction is called."""
-    return f"{slug(plan.target)}_probability" if plan.positive else f"predicted_{slug(plan.target)}"
+    """Return what a prediction is called: no column's name."""
+    name = f"{slug(plan.target)}_probability" if plan.positive else f"predicted_{slug(plan.target)}"
+    return f"model_{name}" if name in {column.name for column in plan.columns} else name
 
 
 def model(text: str, plan: Plan, fit: Fit | None) -> str:
     text = put(text, r'^OUTPUT = "\w+"', f'OUTPUT = "{output(plan)}"')
     text = text.replace(", minutes.", f", in the unit of {plan.target}.")
     text = re.sub(r"^UNIT = .*\n", "", text, flags=re.MULTILINE)  # that of the flights; a table does not say its own
+    if plan.classes:
+        text = several.model(text)
+    if plan.texts:
+        text = of_words(text)
     if plan.n_rows < 5_000:
         least = max(2, plan.n_rows // 100)
         text = put(text, "min_frequency=50", f"min_frequency={least}")
@@ -88,7 +60,39 @@ def model(text: str, plan: Plan, fit: Fit | None) -> str:
             text = put(
                 text, r'"min_samples_leaf": 20, "n_jobs"', f'"min_samples_leaf": {max(2, plan.n_rows // 100)}, "n_jobs"'
             )
+    for family in plan.weak:
+        text = put(text, rf'^    "{family}": \{{[^\n]*\}},\n', "")
+    left = [family for family in ("boosting", "forest", "linear") if family not in plan.weak]
+    text = put(text, r'^DEFAULT = "boosting"', f'DEFAULT = "{left[0]}"')
+    text = put(text, r'^SIMPLE = "linear"', f'SIMPLE = "{left[-1]}"')
     return text
+
+
+WORDS = '''def words(n_words: int) -> list[tuple[TfidfVectorizer, str]]:
+    """Return an encoder for each of TEXTS: its N_WORDS commonest words, each the heavier the fewer rows have it."""
+    return [(TfidfVectorizer(max_features=n_words, sublinear_tf=True), name) for name in TEXTS]
+
+
+'''
+
+
+def of_words(text: str) -> str:
+    """Return model.py with free texts among its inputs, as TF-IDF: few words for trees, which take a full table."""
+    text = put(text, r"^from \.features import CATEGORIES, NUMBERS", "from .features import CATEGORIES, NUMBERS, TEXTS")
+    text = put(
+        text,
+        r"^from sklearn\.impute",
+        "from sklearn.feature_extraction.text import TfidfVectorizer\nfrom sklearn.impute",
+    )
+    text = put(text, r"(unknown_value=-1\)|sparse_output=False\)), CATEGORIES\)", "\\g<1>, LABELS)", 2)
+    text = put(
+        text,
+        r'^(            \("passthrough", NUMBERS\),)\n',
+        "\\g<1>\n            *words(100),\n            sparse_threshold=0,\n",
+    )
+    text = put(text, r"^(        \(make_pipeline\(SimpleImputer[^\n]*NUMBERS\),)\n", "\\g<1>\n        *words(2_000),\n")
+    labels = "LABELS = [name for name in CATEGORIES if name not in TEXTS]"
+    return put(text, r"^def make\(", f"{labels}\n\n\n{WORDS}def make(")
 
 
 def test_data(text: str, plan: Plan, fit: Fit | None) -> str:
@@ -97,7 +101,9 @@ def test_data(text: str, plan: Plan, fit: Fit | None) -> str:
 
 
 def target_test(plan: Plan) -> str:
-    if plan.positive:
+    if plan.classes:
+        name, values, read = several.target_test(plan)
+    elif plan.positive:
         name, given, read = (
             "labels_of_the_files_become_true_and_false",
             [plan.positive, plan.negative or ""],
@@ -145,7 +151,9 @@ def test_model(text: str, plan: Plan, fit: Fit | None) -> str:
 
 def success(text: str, plan: Plan, fit: Fit | None) -> str:
     assert fit
-    if plan.positive:
+    if plan.classes:
+        lines = several.success(fit)
+    elif plan.positive:
         auc, gain = fit.metrics["roc_auc"], fit.baseline["brier"] - fit.metrics["brier"]
         least = math.floor((0.5 + (auc - 0.5) * 0.6) * 100) / 100
         lines = f"  roc_auc: {{min: {least:g}, margin: {max(0.0, least - 0.52):.2g}}} # a first model reached {auc:.3f}; 0.5 is a coin\n"
@@ -158,6 +166,8 @@ def success(text: str, plan: Plan, fit: Fit | None) -> str:
 
 
 def training(text: str, plan: Plan, fit: Fit | None) -> str:
+    family = next(family for family in ("boosting", "forest", "linear") if family not in plan.weak)
+    text = put(text, r"^family: boosting #", f"family: {family} #")
     return put(text, r"^(model: .*)-(?:late|delay) #", f"\\g<1>-{slug(plan.target).replace('_', '-')} #").replace(
         ": three months of a year", ""
     )
@@ -166,6 +176,14 @@ def training(text: str, plan: Plan, fit: Fit | None) -> str:
 def validation(text: str, plan: Plan, fit: Fit | None) -> str:
     text = put(text, r"which ends in 2013", "which ends when it was taken")
     least = min(1_000, max(50, plan.n_rows // 4))
+    most = max((column.missing / plan.n_rows for column in plan.of(*USED)), default=0.0)
+    if most > 0.4:
+        share = min(0.99, math.ceil((most + 0.05) * 20) / 20)
+        text = put(
+            text,
+            r"^max_missing: 0.5 # [^\n]*",
+            f"max_missing: {share:g} # of a column; one lacks {most:.0%} as adopted",
+        )
     return put(
         text,
         r"^min_rows: 1000 # [^\n]*",
@@ -189,7 +207,9 @@ def release(text: str, plan: Plan, fit: Fit | None) -> str:
     text = put(text, r"^  rows: 1_000 #", f"  rows: {min(1_000, n_test) if n_test < 1_000 else '1_000'} #")
     small = max(10, min(200, n_test // 6))
     text = put(text, r"^  rows: 200 #", f"  rows: {small} #", 2)
-    if plan.positive:
+    if plan.classes:
+        text = several.release(text, fit, n_test)
+    elif plan.positive:
         text = put(
             text,
             r"^  metrics: \{roc_auc: \{min: 0.55\}\} #[^\n]*",
@@ -200,6 +220,7 @@ def release(text: str, plan: Plan, fit: Fit | None) -> str:
             r"^  decide: 0.3 #[^\n]*",
             f"  decide: {decide(fit):g} # from this probability on a row counts as {plan.target}: half as much again as the base rate",
         )
+    if plan.problem != "regression":
         bias = allowed(0.08, fit, "bias")
         text = put(text, r"^    bias: 0.08 #[^\n]*", f"    bias: {bias} # mean prediction minus mean truth")
         for name, least in (("true_positive_rate", 0.4), ("false_positive_rate", 0.35)):
@@ -247,14 +268,9 @@ def decide(fit: Fit) -> float:
     return float(f"{min(0.9, max(0.01, fit.rate * 1.5)):.2g}")
 
 
-def allowed(least: float, fit: Fit, name: str) -> str:
-    """Return the largest difference between groups: LEAST, or half as much again as the first model's."""
-    return significant(max(least, 1.5 * fit.gaps.get(name, 0.0)))
-
-
 def experiment(text: str, plan: Plan, fit: Fit | None) -> str:
     assert fit
-    if plan.positive:
+    if plan.problem != "regression":
         return text
     text = put(text, r"^margin: 1.0 # minutes;", f"margin: {scaled(1, fit)} # in the unit of {plan.target};")
     return put(text, r"^effect: 1.0 # minutes;", f"effect: {scaled(1, fit)} # likewise;")
@@ -262,6 +278,8 @@ def experiment(text: str, plan: Plan, fit: Fit | None) -> str:
 
 def monitoring(text: str, plan: Plan, fit: Fit | None) -> str:
     assert fit
+    if plan.classes:
+        return several.monitoring(text)
     if plan.positive:
         return text
     for threshold in (2, 4, 3, 8, 15):
@@ -288,6 +306,8 @@ def retraining(text: str, plan: Plan, fit: Fit | None) -> str:
         f"  rows: {modules.number(max(50, int(float(f'{rows:.1g}'))))} # a third of what the first model learned from",
     )
     text = put(text, r"^least_rows: 500 #", f"least_rows: {min(500, max(20, plan.n_rows // 20))} #")
+    if plan.classes:
+        return several.retraining(text)
     if plan.positive:
         return text
     text = put(
@@ -331,7 +351,7 @@ def catalog(text: str, plan: Plan, fit: Fit | None) -> str:
 
 def behaviour(text: str, plan: Plan, fit: Fit | None) -> str:
     assert fit
-    return modules.behaviour_module(plan, fit.ends[:3]) if fit.ends else text
+    return modules.behaviour_module(plan, fit.ends[:3])
 
 
 Write = Callable[[str, Plan, Fit | None], str]

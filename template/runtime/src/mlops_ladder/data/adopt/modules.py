@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 import pandas as pd
 
-from .profile import Column, Plan, slug
+from .profile import USED, Column, Plan, slug
 
 WIDTH = 120
 DATE_PARTS = {  # each with what it is of a column of times and of a single one
@@ -20,8 +20,11 @@ DATE_PARTS = {  # each with what it is of a column of times and of a single one
 
 
 def quoted(text: str) -> str:
-    """Return TEXT as a Python literal in double quotes."""
-    return json.dumps(text, ensure_ascii=False)
+    """Return TEXT as a Python literal: in double quotes unless it has some."""
+    written = json.dumps(text, ensure_ascii=False)
+    return (
+        f"'{text}'" if '"' in text and len(written) == len(text) + 2 + text.count('"') and "'" not in text else written
+    )
 
 
 def listed(name: str, items: Iterable[str], comment: str = "") -> str:
@@ -61,9 +64,13 @@ def rule(column: Column, plan: Plan) -> str:
         parts = {"type": '"text"', "unique": "True"}
     elif column.role == "target" and plan.positive:
         parts = {"type": '"boolean"'}
+    elif column.role == "target" and plan.classes:
+        return labels_rule(plan)
     elif column.type == "number":
         low, high = bounds(column)
         parts |= {"min": number(low), "max": number(high)}
+    elif column.role == "text" and column.longest > 500:
+        parts |= {"max_length": number(-(-column.longest // 1_000) * 2_000)}
     elif column.role == "category" and column.name in plan.slices:
         parts |= {"values": f"[{', '.join(map(quoted, column.values))}]"}
     if column.missing and column.role != "target":
@@ -79,9 +86,30 @@ def rule(column: Column, plan: Plan) -> str:
     return line + comment if len(line + comment) <= WIDTH else line
 
 
+def labels_rule(plan: Plan) -> str:
+    """Return the lines of SCHEMA for a target of several classes: all of them, on one line where they fit."""
+    literals = list(map(quoted, plan.classes))
+    line = f'    {quoted(plan.target)}: {{"type": "category", "values": [{", ".join(literals)}]}},'
+    if len(line) <= WIDTH:
+        return line
+    values = f'        "values": [{", ".join(literals)}],'
+    if len(values) > WIDTH:
+        values = "\n".join(['        "values": [', *(f"            {literal}," for literal in literals), "        ],"])
+    return f'    {quoted(plan.target)}: {{\n        "type": "category",\n{values}\n    }},'
+
+
+def assigned(name: str, values: dict[str, str], comment: str = "") -> str:
+    """Return the assignment of a dict of literals, on one line where it fits, else an item a line."""
+    items = [f"{key}: {value}" for key, value in values.items()]
+    line = f"{name} = {{{', '.join(items)}}}"
+    if len(line + comment) <= WIDTH:
+        return line + comment
+    return "\n".join(filter(None, [comment.strip(), f"{name} = {{", *(f"    {item}," for item in items), "}"]))
+
+
 def data_module(plan: Plan) -> str:
     """Return data.py."""
-    stays = plan.of("key", "time", "number", "category", "boolean", "date", "target")
+    stays = plan.of("key", "time", *USED, "target")
     lines = [
         '"""Where the rows come from and what a row must look like. Yours to edit."""',
         "",
@@ -96,9 +124,9 @@ def data_module(plan: Plan) -> str:
         + ("  # made by `read`: the table has none" if plan.made_key else "  # one value a row, unique"),
         f"TIME = {quoted(plan.time)}  # when the prediction is needed; rows are split by it, never at random"
         if plan.time
-        else "TIME = None  # no row says when: rows are split by the hash of KEY",
+        else "TIME: str | None = None  # no row says when: rows are split by the hash of KEY",
         "GROUP = None  # column whose rows are never in two parts of a split, such as a patient",
-        listed("SLICES", plan.slices, "  # groups in which the model must hold up too"),
+        annotated(listed("SLICES", plan.slices, "  # groups in which the model must hold up too")),
         "# Known too late: never inputs.",
         listed("LEAKS", [plan.target, *(column.name for column in plan.of("leak"))]),
         "",
@@ -113,6 +141,13 @@ def data_module(plan: Plan) -> str:
     if plan.positive:
         mapping = f"{{{quoted(plan.positive)}: True, {quoted(plan.negative or '')}: False}}"
         lines += [f"LABELS = {mapping}  # of the target, as the files have it"]
+    missing = {column.name: plan.markers[column.name] for column in stays if column.name in plan.markers}
+    if missing:
+        values = {quoted(name): f"[{', '.join(map(literal, given))}]" for name, given in missing.items()}
+        lines += [assigned("MISSING", values, "  # what stands for a missing value")]
+    if plan.rare:
+        values = {quoted(label): quoted(name) for label, name in plan.rare.items()}
+        lines += [assigned("RARE", values, "  # labels with too few rows to be told apart")]
     lines += [
         "",
         "",
@@ -126,9 +161,19 @@ def data_module(plan: Plan) -> str:
         """        raise FileNotFoundError(f"no .parquet file in {folder}: put the data there first (README, 'Start')")""",
         "    rows = pd.concat([pd.read_parquet(file) for file in files], ignore_index=True)",
     ]
+    if missing:
+        lines += [
+            "    for name, markers in MISSING.items():",
+            "        rows[name] = rows[name].mask(rows[name].isin(markers))",
+        ]
+        if any(column.type == "number" for column in stays if column.name in missing):
+            lines += ['        if SCHEMA[name]["type"] == "number":  # text, beside a marker that is one']
+            lines += ["            rows[name] = pd.to_numeric(rows[name])"]
     if plan.positive:
         lines += ["    rows[TARGET] = rows[TARGET].map(LABELS)"]
         lines[-1] += "  # what is neither is unknown, not false"
+    if plan.rare:
+        lines += ["    rows[TARGET] = rows[TARGET].map(lambda label: RARE.get(label, label))"]
     if plan.made_key:
         lines += [
             "    given = rows[[name for name in SCHEMA if name not in (KEY, TARGET)]]",
@@ -145,21 +190,26 @@ def data_module(plan: Plan) -> str:
 def parts(plan: Plan) -> dict[str, tuple[str, str]]:
     """Return the inputs that are made of dates: {input: (column, part)}."""
     made: dict[str, tuple[str, str]] = {}
+    taken = {column.name for column in plan.columns}
     for column in plan.of("time", "date"):
         chosen = ["weekday"]
         if column.role == "time":
             chosen = (["hour"] if plan.hourly else []) + chosen + (["month"] if plan.monthly else [])
         else:
             chosen = ["year", "month", "weekday"]
-        made |= {f"{slug(column.name)}_{part}": (column.name, part) for part in chosen}
+        for part in chosen:
+            name = f"{slug(column.name)}_{part}"
+            while name in made or name in taken:
+                name += "_part"
+            made[name] = (column.name, part)
     return made
 
 
 def inputs(plan: Plan) -> tuple[list[str], list[str], list[str]]:
     """Return COLUMNS, CATEGORIES and NUMBERS of features.py."""
-    columns = [column.name for column in plan.of("time", "number", "category", "boolean", "date")]
+    columns = [column.name for column in plan.of("time", *USED)]
     numbers = [*parts(plan), *(column.name for column in plan.of("number", "boolean"))]
-    return columns, [column.name for column in plan.of("category")], numbers
+    return columns, [column.name for column in plan.of("category", "text")], numbers
 
 
 def features_module(plan: Plan) -> str:
@@ -177,6 +227,7 @@ def features_module(plan: Plan) -> str:
         "# What `build` returns: the columns the model is fitted on.",
         annotated(listed("CATEGORIES", categories)),
         annotated(listed("NUMBERS", numbers)),
+        *([listed("TEXTS", plan.texts, "  # those of CATEGORIES whose words count: model.py")] if plan.texts else []),
         "",
         "",
         "def build(rows: pd.DataFrame) -> pd.DataFrame:",
@@ -185,7 +236,7 @@ def features_module(plan: Plan) -> str:
         f"    Uses only what is known {known}: never the target. A row's inputs depend on that row alone, so",
         "    that one row served gives the same as the row in a batch.",
         '    """',
-        "    inputs = pd.DataFrame(index=rows.index)",
+        "    inputs = {}",
     ]
     if categories:
         lines += [
@@ -203,7 +254,7 @@ def features_module(plan: Plan) -> str:
         made = [(name, part) for name, (of, part) in parts(plan).items() if of == column.name]
         lines += [f"    inputs[{quoted(name)}] = {DATE_PARTS[part][0].format('moment')}" for name, part in made]
     cast = '.astype(dict.fromkeys(NUMBERS, "float64"))' if numbers else ""
-    lines += [f"    return inputs{cast}[CATEGORIES + NUMBERS]", ""]
+    lines += [f"    return pd.DataFrame(inputs, index=rows.index){cast}[CATEGORIES + NUMBERS]", ""]
     return "\n".join(lines)
 
 
@@ -252,24 +303,23 @@ def fast_module(plan: Plan) -> str:
     return "\n".join([*lines, "    return columns", ""])
 
 
-def values_of(values: dict[str, object]) -> str:
-    """Return VALUES as the literal of a dict."""
-    shown = {
-        name: quoted(value)
-        if isinstance(value, str)
-        else repr(value)
-        if isinstance(value, bool)
-        else number(float(str(value)))
-        for name, value in values.items()
-    }
-    return "{" + ", ".join(f"{quoted(name)}: {value}" for name, value in shown.items()) + "}"
+def literal(value: object) -> str:
+    """Return VALUE as Python writes it."""
+    if isinstance(value, str):
+        return quoted(value)
+    return repr(value) if isinstance(value, bool) else number(float(str(value)))
+
+
+def literals(values: dict[str, object]) -> dict[str, str]:
+    """Return names and VALUES as Python writes them."""
+    return {quoted(name): literal(value) for name, value in values.items()}
 
 
 def behaviour_module(plan: Plan, ends: list[tuple[str, object, object]]) -> str:
     """Return behaviour.py; ENDS are columns with a value that lowers the prediction and one that raises it."""
-    name, low, high = ends[0]
-    word = plan.positive and "likelier" or "more"
-    shared = [
+    of = "[:, LABEL]" if plan.classes else ""
+    likelier = f"{plan.classes and plan.label or 'it'} is {'more' if plan.problem == 'regression' else 'likelier'}"
+    lines = [
         '"""What a model must do whatever its metrics say, and between whom it must be fair. Read by `gate`. Yours to edit.',
         "",
         "A test gets `predict` (rows in, one prediction a row out) and held-out rows, and returns for each row whether the model",
@@ -282,26 +332,22 @@ def behaviour_module(plan: Plan, ends: list[tuple[str, object, object]]) -> str:
         "import numpy as np",
         "import pandas as pd",
         "",
-        "Predict = Callable[[pd.DataFrame], np.ndarray]",
-        "# What speaks against a high prediction, and what for one.",
-        f"LOW = {values_of({column: low for column, low, _ in ends})}",
-        f"HIGH = {values_of({column: high for column, _, high in ends})}",
+        *(["from .data import TARGET"] if not ends else []),
+        *(["from .model import CLASSES"] if plan.classes else []),
+        *([""] if plan.classes or not ends else []),
+        *(["Predict = Callable[[pd.DataFrame], np.ndarray]"]),
+        *([f"LABEL = CLASSES.index({quoted(plan.label)})  # whose probability is looked at"] if plan.classes else []),
+        *([assigned("LOW", literals({name: low for name, low, _ in ends}), "  # speaks against it")] if ends else []),
+        *([assigned("HIGH", literals({name: high for name, _, high in ends}), "  # speaks for it")] if ends else []),
         "",
         "",
         "def invariance_to_the_other_rows(predict: Predict, rows: pd.DataFrame) -> np.ndarray:",
         '    """A row is answered for itself, whatever comes with it and in which order."""',
-        "    return np.isclose(predict(rows.iloc[::-1])[::-1], predict(rows), rtol=1e-6)",
+        "    alike = np.isclose(predict(rows.iloc[::-1])[::-1], predict(rows), rtol=1e-6)",
+        f"    return {'np.all(alike, axis=1)' if plan.classes else 'alike'}",
         "",
         "",
-        f"def direction_of_{slug(name)}(predict: Predict, rows: pd.DataFrame) -> np.ndarray:",
-        f'    """With {shown(name, high)} it is {word} than with {shown(name, low)}, all else being equal."""',
-        f"    name = {quoted(name)}",
-        "    return predict(rows.assign(**{name: HIGH[name]})) >= predict(rows.assign(**{name: LOW[name]}))",
-        "",
-        "",
-        "def minimum_all_that_speaks_for_it_against_all_that_speaks_against(predict: Predict, rows: pd.DataFrame) -> np.ndarray:",
-        '    """Who cannot tell these apart is of no use."""',
-        "    return predict(rows.assign(**HIGH)) > predict(rows.assign(**LOW))",
+        *(directions(ends, of, likelier) if ends else no_directions(plan, of)),
         "",
         "",
         "def groups(rows: pd.DataFrame) -> pd.DataFrame:",
@@ -312,16 +358,53 @@ def behaviour_module(plan: Plan, ends: list[tuple[str, object, object]]) -> str:
         f"    return rows[[{', '.join(map(quoted, plan.slices))}]]",
         "",
     ]
-    return "\n".join(shared)
+    return "\n".join(lines)
+
+
+def directions(ends: list[tuple[str, object, object]], of: str, likelier: str) -> list[str]:
+    """Return the tests of what speaks for a high prediction; OF picks the label of which PREDICT gives a probability."""
+    name, low, high = ends[0]
+    return [
+        f"def direction_of_{slug(name)}(predict: Predict, rows: pd.DataFrame) -> np.ndarray:",
+        f'    """With {shown(name, high)} {likelier} than with {shown(name, low)}."""',
+        f"    name = {quoted(name)}",
+        f"    high = predict(rows.assign(**{{name: HIGH[name]}})){of}",
+        f"    low = predict(rows.assign(**{{name: LOW[name]}})){of}",
+        "    return high >= low",
+        "",
+        "",
+        "def minimum_all_that_speaks_for_it_against_all_that_speaks_against(predict: Predict, rows: pd.DataFrame) -> np.ndarray:",
+        '    """Who cannot tell these apart is of no use."""',
+        f"    return predict(rows.assign(**HIGH)){of} > predict(rows.assign(**LOW)){of}",
+    ]
+
+
+def no_directions(plan: Plan, of: str) -> list[str]:
+    """Return tests for a table none of whose columns has a value that speaks for a high prediction."""
+    truth = "rows[TARGET]" if not plan.classes else "rows[TARGET] == CLASSES[LABEL]"
+    return [
+        "def direction_of_the_truth(predict: Predict, rows: pd.DataFrame) -> np.ndarray:",
+        '    """Over all rows, predictions go with what came true."""',
+        f"    truth = ({truth}).astype(float)",
+        f"    return np.full(len(rows), np.corrcoef(predict(rows){of}, truth)[0, 1] > 0)",
+        "",
+        "",
+        "def minimum_rows_are_told_apart(predict: Predict, rows: pd.DataFrame) -> np.ndarray:",
+        '    """Who says the same of all rows is of no use."""',
+        f"    return np.full(len(rows), np.ptp(predict(rows){of}) > 0)",
+    ]
 
 
 def shown(name: str, value: object) -> str:
-    return f"{name} {value if isinstance(value, str | bool) else number(float(str(value)))}"
+    """Return a column and its value for a docstring: short, and without what would end it."""
+    text = str(value) if isinstance(value, str | bool) else number(float(str(value)))
+    return f"{name[:30]} {text[:15]}".replace("\\", "/").replace('"', "'")
 
 
 def extremes(plan: Plan, rows: pd.DataFrame) -> list[tuple[str, object, object]]:
     """Return for each input a value with which the target is low and one with which it is high, strongest first."""
-    target, found = rows[plan.target].astype("float64"), []
+    truth = rows[plan.target] == plan.label if plan.classes else rows[plan.target]
+    target, found = truth.astype("float64"), []
     for column in plan.of("number", "category", "boolean"):
         given = rows[column.name]
         if column.type == "number":

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import difflib
 import re
+import warnings
 from dataclasses import asdict, dataclass, field
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from ...core.errors import Refused, UsageError
+from .read import is_text
 
 KEY = "row_key"  # the column that a table without a key gets
 TRUE = {"yes", "y", "true", "t", "1", "1.0", "ja", "oui", "si"}
@@ -23,13 +26,20 @@ PERSONAL_VALUES = {
     "e-mail addresses": re.compile(r"[^@\s]+@[^@\s]+\.[a-z]{2,}$", re.IGNORECASE),
     "phone numbers": re.compile(r"\+?\d[\d\s()/-]{7,}\d$"),
 }
-DATES = ("ISO8601", "%d.%m.%Y %H:%M:%S", "%d.%m.%Y %H:%M", "%d.%m.%Y", "%d/%m/%Y", "%m/%d/%Y", "%b %d %Y", "%B %d, %Y")
-LOOKS_DATED = re.compile(r"\d{1,4}[-./ ]\d{1,2}[-./ ]\d{1,4}|[A-Za-z]{3,9} \d{1,2},? \d{4}")
+DAYS = ("%d.%m.%Y", "%d/%m/%Y", "%m/%d/%Y", "%d-%m-%Y", "%m/%d/%y")
+DATES = ("ISO8601", *(f"{day}{hour}" for day in DAYS for hour in ("", " %H:%M", " %H:%M:%S")))
+DATES += ("%b %d %Y", "%B %d, %Y", "%b %d, %Y", "%d-%b-%Y", "%d %b %Y")
+LOOKS_DATED = re.compile(
+    r"\d{1,4}[-./ ]\d{1,2}[-./ ]\d{1,4}|\d{4}-\d\d$|[A-Za-z]{3,9} \d{1,2},? \d{4}|\d{1,2}[- ][A-Za-z]{3}[- ]\d{4}"
+)
 N_CATEGORIES = 50  # with more values a text says too little of each
 N_SLICE = 12  # values of a column by which the model is looked at
 N_ROWS = 100  # with fewer nothing can be held out
-LEAK = 0.99  # AUC or R2 of one column alone
-USED = ("number", "category", "boolean", "date")  # roles that become inputs
+LEAK = 0.99  # AUC, balanced accuracy of several classes, or R2 of one column alone
+N_CLASSES = 50  # labels that a model tells apart at most; rarer ones are one together
+LEAST = 20  # rows of a label: with fewer, a part of the split has none or a handful
+OTHER = "other"  # what labels with fewer are together
+USED = ("number", "category", "boolean", "date", "text")  # roles that become inputs
 
 
 @dataclass
@@ -45,6 +55,7 @@ class Column:
     low: float | None = None
     high: float | None = None
     values: list[str] = field(default_factory=list)
+    longest: int = 0  # characters of a text
 
     @property
     def range(self) -> str:
@@ -71,6 +82,12 @@ class Plan:
     hourly: bool = False
     monthly: bool = False
     warnings: list[str] = field(default_factory=list)
+    classes: list[str] = field(default_factory=list)  # of several: the labels, sorted, as `read` gives them
+    rare: dict[str, str] = field(default_factory=dict)  # what `read` makes of labels with too few rows
+    label: str = ""  # the commonest of the classes
+    markers: dict[str, list[str | float]] = field(default_factory=dict)  # what stands for a missing value, by column
+    weak: list[str] = field(default_factory=list)  # families of model.py that are no better than its baseline
+    dropped: list[str] = field(default_factory=list)  # labels whose rows are left out
 
     def of(self, *roles: str) -> list[Column]:
         return [column for column in self.columns if column.role in roles]
@@ -78,6 +95,10 @@ class Plan:
     @property
     def made_key(self) -> bool:
         return self.key == KEY
+
+    @property
+    def texts(self) -> list[str]:
+        return [column.name for column in self.of("text")]
 
     @property
     def slices(self) -> list[str]:
@@ -113,6 +134,7 @@ def make(
     problem: str | None = None,
     positive: str | None = None,
     drop: list[str] | None = None,
+    markers: dict[str, list[str | float]] | None = None,
 ) -> tuple[Plan, pd.DataFrame]:
     """Return what to make of ROWS, and the rows with the columns that stay, in the types of SCHEMA.
 
@@ -128,11 +150,20 @@ def make(
             f"{len(known)} rows have a {target}, must be {N_ROWS} or more: with fewer nothing can be held out"
         )
     chosen = problem or problem_of(known[target], positive)
-    negative = None
+    negative: str | None = None
+    rare: dict[str, str] = {}
+    remarks: list[str] = []
+    if chosen != "regression":
+        if positive and chosen == "multiclass":
+            raise UsageError(f"--positive {positive} is for two labels, and {target} is to be told apart in several")
+        rows[target] = as_labels(rows[target])
+        known = rows[rows[target].notna()]
     if chosen == "classification":
         positive, negative = labels(known[target], target, positive)
-    elif chosen != "regression":
-        raise UsageError(f"{target} has {known[target].nunique()} classes; {CHOICES}")
+    elif chosen == "multiclass":
+        rare = rare_labels(known[target])
+        if not problem and pd.to_numeric(known[target], errors="coerce").notna().all():
+            remarks.append(f"{target}: taken for {known[target].nunique()} classes; if it counts, --problem regression")
     elif not pd.api.types.is_numeric_dtype(rows[target]) or pd.api.types.is_bool_dtype(rows[target]):
         raise UsageError(f"--problem regression: {target} holds {rows[target].dropna().iloc[0]!r}, must hold numbers")
     key = key or find_key(rows, target, time)
@@ -140,10 +171,17 @@ def make(
         raise UsageError(
             f"--key {key}: it must have a value in each row, and none twice; leave --key out and a key is made"
         )
-    truth = rows[target].astype(str).eq(positive) if positive else pd.to_numeric(rows[target])
-    columns = [decide(rows[column], column, truth[rows[target].notna()], (target, time, key)) for column in rows]
+    truth = known[target].eq(positive) if positive else known[target].replace(rare)
+    if chosen == "regression":
+        truth = pd.to_numeric(truth)
+    columns = [decide(rows[column], column, truth, (target, time, key)) for column in rows]
+    for column in columns:
+        if given := (markers or {}).get(column.name):
+            column.why += f"; missing where it says {', '.join(map(str, given))}"
     plan = Plan(source, slug(name), chosen, target, positive, negative, key or KEY, time, columns, len(rows))
-    if not plan.of(*USED):
+    if chosen == "multiclass":
+        plan.rare, plan.classes, plan.label = rare, sorted(truth.unique()), str(truth.mode().iloc[0])
+    if not plan.of(*USED, "time"):
         raise Refused("no column is left to predict from: each is the key, constant, personal or gives the target away")
     if time:
         moments = rows[time]
@@ -151,7 +189,8 @@ def make(
             raise Refused(f"--time {time}: {moments.isna().sum()} rows have none; mend them, or leave --time out")
         plan.hourly = bool((moments != moments.dt.normalize()).any())
         plan.monthly = (moments.max() - moments.min()).days >= 540  # a season twice, or a month is one with its year
-    plan.warnings = [
+    plan.markers = {name: given for name, given in (markers or {}).items() if name in rows}
+    plan.warnings += remarks + [
         f"{column.name}: {column.why}"
         for column in columns
         if column.role in ("leak", "personal", "constant", "identifier")
@@ -159,7 +198,7 @@ def make(
     return plan, kept(rows, plan)
 
 
-CHOICES = "what works: classification (two labels, --positive names one) and regression; multiclass does not work yet"
+CHOICES = "must be classification (two labels, --positive names one), multiclass (several) or regression (a number)"
 
 
 def typed(rows: pd.DataFrame, time: str | None) -> pd.DataFrame:
@@ -169,8 +208,14 @@ def typed(rows: pd.DataFrame, time: str | None) -> pd.DataFrame:
         column = rows[name]
         if column.dtype == "object" and column.map(lambda cell: isinstance(cell, list | dict | set)).any():
             rows[name] = column.map(str)
+        elif column.dtype == "object" and set(column.dropna().map(type)) <= {Decimal, int, float}:
+            rows[name] = pd.to_numeric(column.astype("float64"))
         elif isinstance(column.dtype, pd.CategoricalDtype):
             rows[name] = column.astype("object")
+        elif pd.api.types.is_timedelta64_dtype(column):
+            rows[name] = column.dt.total_seconds()
+        elif name == time and is_year(column):
+            rows[name] = pd.to_datetime(column.astype("int64").astype(str), format="%Y")
         if is_text(rows[name]):
             rows[name] = parsed(rows[name])
         if isinstance(rows[name].dtype, pd.DatetimeTZDtype):
@@ -184,8 +229,8 @@ def typed(rows: pd.DataFrame, time: str | None) -> pd.DataFrame:
     return rows
 
 
-def is_text(column: pd.Series) -> bool:
-    return pd.api.types.is_string_dtype(column) or column.dtype == "object"
+def is_year(column: pd.Series) -> bool:
+    return bool(pd.api.types.is_numeric_dtype(column) and column.between(1700, 2200).all() and (column % 1 == 0).all())
 
 
 def parsed(column: pd.Series) -> pd.Series:
@@ -201,7 +246,7 @@ def parsed(column: pd.Series) -> pd.Series:
 
 
 def problem_of(truth: pd.Series, positive: str | None) -> str:
-    """Return classification for two values, regression for many numbers, else multiclass."""
+    """Return classification for two values, regression for many numbers, else multiclass; raises Refused for one value."""
     n = truth.nunique()
     if n == 1:
         raise Refused(f"{truth.name} is {truth.iloc[0]!r} in each row: there is nothing to predict")
@@ -212,11 +257,61 @@ def problem_of(truth: pd.Series, positive: str | None) -> str:
     return "multiclass"
 
 
+def as_labels(truth: pd.Series) -> pd.Series:
+    """Return labels as text: 1.0, of a column of integers with gaps, as 1."""
+    if pd.api.types.is_float_dtype(truth) and (truth.dropna() == truth.dropna().round()).all():
+        truth = truth.astype("Int64")
+    return truth.map(str, na_action="ignore").astype("object").where(truth.notna(), None)
+
+
+def rare_labels(truth: pd.Series) -> dict[str, str]:
+    """Return what becomes of labels with too few rows, {label: other}; raises Refused when hardly any has enough."""
+    counts = truth.value_counts()
+    if len(counts) < 2:
+        raise Refused(f"{truth.name} is {truth.iloc[0]!r} in each row: there is nothing to predict")
+    common = counts[counts >= LEAST].head(N_CLASSES)
+    if len(common) < 2 or common.sum() < len(truth) / 2:
+        raise Refused(
+            f"{truth.name} has {len(counts):,} labels, of which {len(common)} have {LEAST} rows or more and together "
+            f"{common.sum():,} of {len(truth):,} rows: gather them in fewer labels, or say --problem regression of numbers"
+        )
+    return {str(label): OTHER for label in sorted(counts.index.difference(common.index))}
+
+
+def gather(plan: Plan, lacking: set[str]) -> None:
+    """Make one class of those of PLAN that a part of a split LACKS; where it is that one, its rows are left out.
+
+    Raises Refused when fewer than two classes are left.
+    """
+    if OTHER in lacking:
+        lacking, gone, plan.rare = {OTHER}, sorted(plan.rare) or [OTHER], {}
+        plan.dropped += gone
+    else:
+        plan.rare |= dict.fromkeys(sorted(lacking), OTHER)
+    plan.classes = sorted({*plan.classes} - lacking | set(plan.rare.values()))
+    plan.label = plan.label if plan.label in plan.classes else plan.classes[0] if plan.classes else ""
+    if len(plan.classes) < 2:
+        raise Refused(
+            f"{plan.target}: a part of the rows, split by {plan.time or plan.key}, lacks {', '.join(sorted(lacking))}, and "
+            f"fewer than two labels are left: gather them in fewer labels{', or leave --time out' if plan.time else ''}"
+        )
+
+
+def note_rare(plan: Plan) -> list[str]:
+    """Return what to tell about labels with too few rows."""
+    told = []
+    for labels, what in ((plan.rare, f"together they are {OTHER!r} (RARE in data.py)"), (plan.dropped, "left out")):
+        if labels:
+            shown = ", ".join(list(labels)[:5]) + (" ..." if len(labels) > 5 else "")
+            told.append(f"{plan.target} {shown}: too few rows to be in each part of a split, so {what}")
+    return told
+
+
 def labels(truth: pd.Series, target: str, positive: str | None) -> tuple[str, str]:
     """Return the positive and the negative label, as text; raises UsageError when it is not clear which is which."""
-    given = sorted(truth.astype(str).unique())
+    given = sorted(truth.unique())
     if len(given) != 2:
-        raise UsageError(f"{target} has {len(given)} classes; {CHOICES}")
+        raise UsageError(f"{target} has {len(given)} labels, classification takes two: --problem multiclass takes more")
     if positive is None:
         sure = [label for label in given if label.lower() in TRUE]
         if len(sure) != 1 or not set(map(str.lower, given)) - set(map(str.lower, sure)) <= FALSE:
@@ -254,6 +349,8 @@ def decide(column: pd.Series, name: str, truth: pd.Series, named: tuple[str | No
             shown.role, shown.why = role, "named" if role != "key" else "one value a row"
             return shown
     shown.role, shown.why = role_of(column, given, shown, truth)
+    if shown.role == "text":
+        shown.type, shown.values, shown.longest = "text", [], int(given.astype(str).str.len().max())
     if shown.role not in USED:  # what is left out, personal data above all, is not written down either
         shown.values, shown.low, shown.high = [], None, None
     return shown
@@ -268,11 +365,16 @@ def role_of(column: pd.Series, given: pd.Series, shown: Column, truth: pd.Series
     if (skill := alone(column[truth.index], truth)) >= LEAK:
         return "leak", f"it alone gives the target away ({skill:.3f} of 1): known too late?"
     if shown.type == "category" and shown.distinct > N_CATEGORIES:
-        long = given.astype(str).str.len().mean() > 30
-        return ("text", "free text, which no input is made of") if long else ("identifier", "a text of too many values")
+        return ("text", "its words") if is_prose(given) else ("identifier", "a text of too many values")
     if shown.type == "number" and re.search(r"(?:^|[_\W])id$", shown.name.lower()):
         return "identifier", "a number that is a name"
     return {"time": ("date", "parts of the date")}.get(shown.type, (shown.type, "an input"))
+
+
+def is_prose(given: pd.Series) -> bool:
+    """Say whether a column of many texts is of words that people wrote, rather than of names or codes."""
+    texts = given.astype(str).head(2_000)
+    return bool(texts.str.count(r"\s").mean() >= 2 and texts.str.len().mean() > 15)
 
 
 def kind(column: pd.Series) -> str:
@@ -299,7 +401,7 @@ def personal(column: pd.Series) -> str | None:
 
 def alone(column: pd.Series, truth: pd.Series) -> float:
     """Return how well COLUMN alone tells the target, 0 to 1, on rows that it did not learn from: AUC, or R2 of numbers."""
-    from sklearn.metrics import r2_score, roc_auc_score
+    from sklearn.metrics import balanced_accuracy_score, r2_score, roc_auc_score
     from sklearn.model_selection import cross_val_predict
     from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 
@@ -318,6 +420,10 @@ def alone(column: pd.Series, truth: pd.Series) -> float:
         tree = DecisionTreeClassifier(max_leaf_nodes=64, min_samples_leaf=5, random_state=0)
         guessed = cross_val_predict(tree, inputs, truth, cv=3, method="predict_proba")[:, 1]
         return float(roc_auc_score(truth, guessed))
+    if not pd.api.types.is_numeric_dtype(truth):
+        tree = DecisionTreeClassifier(min_samples_leaf=3, random_state=0)
+        with warnings.catch_warnings(action="ignore"):  # a rare label may be in no fold
+            return float(balanced_accuracy_score(truth, cross_val_predict(tree, inputs, truth, cv=3)))
     tree = DecisionTreeRegressor(min_samples_leaf=3, random_state=0)
     return float(r2_score(truth, cross_val_predict(tree, inputs, truth, cv=3)))
 
@@ -327,14 +433,12 @@ def kept(rows: pd.DataFrame, plan: Plan) -> pd.DataFrame:
     names = [column.name for column in plan.of("key", "time", *USED, "target")]
     table = rows.loc[rows[plan.target].notna(), names].copy()
     for column in plan.columns:
-        if column.name not in names or column.name == plan.target and plan.positive:
+        if column.name not in names or column.name == plan.target and plan.problem != "regression":
             continue
         if column.type == "number" and column.role != "key":
             table[column.name] = table[column.name].astype("float64").replace([np.inf, -np.inf], np.nan)
-        elif column.role == "key" or column.type == "category":
+        elif column.role == "key" or column.type in ("category", "text"):
             table[column.name] = table[column.name].map(str, na_action="ignore")
-    if plan.positive:
-        table[plan.target] = table[plan.target].map(str, na_action="ignore")
     return table
 
 

@@ -18,7 +18,36 @@ import pandas as pd
 
 from ...core.errors import ProjectError, UsageError
 
-MISSING = ["", "NA", "N/A", "n/a", "NaN", "nan", "NULL", "null", "None", "-", "?"]
+MISSING = [
+    "",
+    "NA",
+    "N/A",
+    "n/a",
+    "#N/A",
+    "<NA>",
+    "NaN",
+    "nan",
+    "NaT",
+    "NULL",
+    "null",
+    "(null)",
+    "\\N",
+    "None",
+    "-",
+    "?",
+]
+BESIDE_NUMBERS = {
+    ".",
+    "..",
+    "--",
+    "n.a.",
+    "na",
+    "none",
+    "nil",
+    "missing",
+    "unknown",
+}  # in capitals, too; else a category
+FAR_OUT = [-9, -99, -999, -9999, -99999, 99, 999, 9999, 99999, 999999, 999.9, 9999.9, -999.9, -9999.9]
 SEPARATORS = ",;\t|"
 COMMA_NUMBER = re.compile(r"[-+]?\d{1,3}(?:\.\d{3})+(?:,\d+)?$|[-+]?\d+(?:,\d+)?$")  # 1.234,5 or 1234,5
 N_LINES = 200  # of a file, looked at to find its dialect
@@ -31,6 +60,7 @@ class Table:
     rows: pd.DataFrame
     name: str
     notes: list[str] = field(default_factory=list)
+    markers: dict[str, list[str | float]] = field(default_factory=dict)  # what stood for a missing value, by column
 
 
 def read(source: str, table: str | None, folder: Path) -> Table:
@@ -59,7 +89,8 @@ def read(source: str, table: str | None, folder: Path) -> Table:
             )
     rows = pd.concat([part.rows for part in tables], ignore_index=True) if len(tables) > 1 else first.rows
     notes = list(dict.fromkeys(note for part in tables for note in part.notes))
-    return Table(rows, path.name.partition(".")[0], [*notes, *([f"{len(files)} files"] if len(files) > 1 else [])])
+    notes += [f"{len(files)} files"] if len(files) > 1 else []
+    return cleaned(Table(rows, path.name.partition(".")[0], notes))
 
 
 def kind(file: Path) -> str | None:
@@ -76,10 +107,81 @@ def read_file(file: Path) -> Table:
         raise ProjectError(f"{file.name} cannot be read: {' '.join(str(error).split())}") from error
     if rows.empty:
         raise ProjectError(f"{file.name} has no rows")
-    names = [str(name).strip() for name in rows]
+    names = [" ".join(str(name).split()) for name in rows]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ProjectError(f"{file.name}: column {twice[0]} stands twice, keep one")
     return Table(rows.set_axis(names, axis=1), file.name.partition(".")[0], notes)
+
+
+def cleaned(table: Table) -> Table:
+    """Return TABLE without spaces around its texts and without markers of missing values, which are noted by column."""
+    rows = table.rows.copy()
+    for name in rows:
+        column = rows[name]
+        if is_text(column):
+            rows[name], found = without_words(column)
+        elif pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column):
+            rows[name], found = column, []
+        else:
+            continue
+        if pd.api.types.is_numeric_dtype(rows[name]) and not pd.api.types.is_bool_dtype(rows[name]):
+            far = far_out(rows[name])
+            rows[name], found = (rows[name].mask(rows[name].isin(far)) if far else rows[name]), [*found, *far]
+        if found:
+            table.markers[str(name)] = found
+    table.rows = rows
+    return table
+
+
+def is_text(column: pd.Series) -> bool:
+    return pd.api.types.is_string_dtype(column) or column.dtype == "object"
+
+
+def without_words(column: pd.Series) -> tuple[pd.Series, list[str | float]]:
+    """Return a column of texts without words for a missing value, as numbers where nothing else is left; and the words."""
+    cells = column.map(lambda cell: cell.strip() if isinstance(cell, str) else cell, na_action="ignore")
+    texts = cells[cells.map(lambda cell: isinstance(cell, str)).astype(bool)]
+    if not len(texts) or any(not isinstance(cell, str | int | float) for cell in cells.dropna().head(1_000)):
+        return column, []
+    words = pd.Index(texts.unique())
+    numbers = pd.to_numeric(words.to_series(), errors="coerce")
+    rest = [word for word in words[numbers.isna().to_numpy()] if word not in MISSING]
+    found = [word for word in words if word in MISSING]
+    loose = bool(rest) and all(word.lower() in BESIDE_NUMBERS for word in rest)
+    numeric = bool(numbers.notna().any() and (not rest or loose) and not any(map(is_code, words)))
+    if numeric:
+        found += rest
+    cells = cells.mask(cells.isin(found)) if found else cells
+    return (pd.to_numeric(cells) if numeric else cells), [word for word in found if word]
+
+
+def is_code(text: str) -> bool:
+    """Say whether TEXT is of digits and yet no number, such as 01234."""
+    return bool(re.fullmatch(r"0\d+", text))
+
+
+def pointed(column: pd.Series) -> pd.Series:
+    """Return a column of texts with numbers such as 1.234,5 as 1234.5, where they are such or markers only."""
+    words = pd.Series(column.dropna().astype(str).str.strip().unique())
+    left = words[~words.isin(MISSING) & ~words.str.lower().isin(BESIDE_NUMBERS)]
+    if left.empty or not left.map(lambda word: bool(COMMA_NUMBER.match(word))).all():
+        return column
+    changed = {word: word.replace(".", "").replace(",", ".") for word in left}
+    return column.map(lambda cell: changed.get(cell.strip(), cell), na_action="ignore")
+
+
+def far_out(column: pd.Series) -> list[str | float]:
+    """Return the values of FAR_OUT that stand for a missing one: in three rows or more, and far from all other values."""
+    found: list[str | float] = []
+    for value in FAR_OUT:
+        here = column == value
+        if not 3 <= here.sum():
+            continue
+        others = column[~here & ~column.isin(found)].dropna()
+        low, high = others.min(), others.max()
+        if others.nunique() >= 3 and (value > high + 2 * (high - low) or value < low - max(2 * (high - low), 1)):
+            found.append(value)
+    return found
 
 
 def read_csv(file: Path, notes: list[str]) -> pd.DataFrame:
@@ -112,9 +214,12 @@ def read_csv(file: Path, notes: list[str]) -> pd.DataFrame:
         decimal="," if comma else ".",
         thousands="." if comma else None,
         keep_default_na=False,
-        na_values=MISSING,
+        na_values=[""],
+        dtype={name: "str" for name in coded(header, cells[1:])},
         low_memory=False,
     )
+    if comma:  # beside a marker numbers are still text
+        rows = rows.apply(lambda column: pointed(column) if is_text(column) else column)
     named = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}[separator]
     notes.append(f"cells separated by {named}, decimal {'comma' if comma else 'point'}, encoding {encoding}")
     for name in [name for name in rows if name.startswith("Unnamed: ")]:
@@ -125,6 +230,11 @@ def read_csv(file: Path, notes: list[str]) -> pd.DataFrame:
             rows = rows.drop(columns=name)
             notes.append("a first column that only counts the rows, left out")
     return rows
+
+
+def coded(header: list[str], cells: list[list[str]]) -> list[str]:
+    """Return the columns of HEADER in which one of the first lines holds a code such as 01234, which is no number."""
+    return [name for at, name in enumerate(header) if any(at < len(row) and is_code(row[at].strip()) for row in cells)]
 
 
 def opened(file: Path, encoding: str):  # type: ignore[no-untyped-def] # text of either kind of file
@@ -185,7 +295,7 @@ def read_excel(file: Path, notes: list[str]) -> pd.DataFrame:
     notes.append(f"sheet {sheets.sheet_names[0]}")
     if others := sheets.sheet_names[1:]:
         notes.append(f"not read: sheet {', '.join(map(str, others))}")
-    return sheets.parse(0, keep_default_na=False, na_values=MISSING)
+    return sheets.parse(0, keep_default_na=False, na_values=[""])
 
 
 def read_lines(file: Path, notes: list[str]) -> pd.DataFrame:
@@ -237,7 +347,7 @@ def read_sql(url: str, table: str | None, folder: Path) -> Table:
             raise ProjectError(f"table {name} cannot be read: {type(error).__name__}") from None  # the URL stays unsaid
     if rows.empty:
         raise ProjectError(f"table {name} has no rows")
-    return Table(rows, name.rpartition(".")[2])
+    return cleaned(Table(rows, name.rpartition(".")[2]))
 
 
 READERS: dict[str, Callable[[Path, list[str]], pd.DataFrame]] = {
