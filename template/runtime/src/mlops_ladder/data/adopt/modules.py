@@ -30,8 +30,6 @@ def quoted(text: str) -> str:
 def listed(name: str, items: Iterable[str], comment: str = "") -> str:
     """Return the assignment of a list, on one line where it fits, else an item a line."""
     literals = [quoted(item) for item in items]
-    if not literals and ":" not in name:
-        name += ": list[str]"
     line = f"{name} = [{', '.join(literals)}]"
     if len(line + comment) <= WIDTH:
         return line + comment
