@@ -44,9 +44,7 @@ def run(folder: Path, python: Path, *words: str | Path) -> subprocess.CompletedP
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("level", "words"), [(0, CANCER), (0, DIABETES), (2, CANCER), (2, DIABETES), (LEVELS[-1], DIABETES)]
-)
+@pytest.mark.parametrize(("level", "words"), [(0, CANCER), (0, DIABETES), (2, CANCER), (LEVELS[-1], DIABETES)])
 def test_the_suite_of_a_project_passes_with_an_adopted_table(
     level: int, words: list[str], project: Render, environment: Render
 ) -> None:

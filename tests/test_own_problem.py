@@ -13,8 +13,7 @@ from conftest import LEVELS, ROOT, Render, commit, package_of, reads, sources
 PROBLEM = ROOT / "tests/own_problem"  # hourly weather at the airports: will visibility be poor?
 
 # The parts of the suite that depend on the rows of the project's own the most.
-ABOUT_DATA = ["check_handoff", "feedback", "fuzz", "gates", "monitor", "prediction_log", "score", "score_batch"]
-ABOUT_DATA += ["serve", "simulate", "validate"]
+ABOUT_DATA = ["feedback", "gates", "monitor", "prediction_log", "score", "score_batch", "validate"]
 OF_THE_FLIGHTS = r"""["'](tail_number|scheduled_departure|carrier|destination|distance|humidity|wind_speed|precipitation|seats)["']"""
 
 
@@ -53,34 +52,6 @@ def weather(flights: pd.DataFrame) -> pd.DataFrame:
     flights = flights.dropna(subset=["visibility", "humidity"]).drop_duplicates(["airport", "measured"])
     flights["reading"] = flights["airport"] + flights["measured"].dt.strftime("-%Y%m%d%H")
     return flights[["reading", "measured", "airport", "raining", "humidity", "temperature", "visibility"]]
-
-
-def forget_time(folder: Path) -> None:
-    """Take the time, and the slices, out of a project with own data."""
-    package = folder / "src" / package_of(folder)
-    text = (
-        reads(package / "data.py")
-        .replace('TIME = "measured"', "TIME = None")
-        .replace('SLICES = ["airport"]', "SLICES: list[str] = []")
-    )
-    text = text.replace('    "measured": {"type": "time"},\n', "").replace("[TIME, KEY]", "KEY")
-    (package / "data.py").write_text(text)
-    for file in folder.glob("data/sample/*.parquet"):
-        pd.read_parquet(file).drop(columns="measured").to_parquet(file.with_name(f"part-{file.stem[-2:]}.parquet"))
-        file.unlink()
-    commit(folder, "Forget the time")
-
-
-@pytest.mark.slow
-def test_suite_of_a_project_passes_without_a_time(project: Render, environment: Render) -> None:
-    level = 2
-    folder = project(level)
-    bring_own_data(folder, environment(level))
-    forget_time(folder)
-    subprocess.run(["uv", "lock", "-q"], cwd=folder, check=True)
-    files = [*folder.glob("tests/test_*.py"), *folder.glob("tests/acceptance/test_level_[12].py")]
-    done = run_tests(folder, environment(level), files)
-    assert done.returncode == 0, done.stdout
 
 
 def run_tests(folder: Path, python: Path, files: list[Path]) -> subprocess.CompletedProcess[str]:
