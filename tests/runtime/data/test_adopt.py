@@ -193,15 +193,17 @@ def test_what_is_personal_constant_or_tells_the_target_is_left_out_and_named(fol
     rows = orders()
     refund = (rows["returned"] == "yes") * (10 + rows["weight"])
     mail = [f"a{number}@example.org" for number in range(400)]
-    rows.assign(refund=refund, contact=mail, shop="one").to_csv(folder / "orders.csv", index=False)
+    people = [f"Allen, Miss. Anna B{number}" for number in range(400)]
+    rows.assign(refund=refund, contact=mail, buyer=people, shop="one").to_csv(folder / "orders.csv", index=False)
     printed = adopt("orders.csv", "--target", "returned", "--time", "ordered")
     assert "refund: it alone gives the target away" in printed
     assert "contact: personal data: e-mail addresses" in printed
+    assert "buyer: personal data: names of people" in printed
     assert "shop: it has one value" in printed
     data, _ = read(folder)
     assert data.LEAKS == ["returned", "refund"]
     sample = pd.concat(map(pd.read_parquet, (folder / "data/sample").iterdir()))
-    assert not {"contact", "shop", "refund"} & set(sample)
+    assert not {"contact", "buyer", "shop", "refund"} & set(sample)
     assert "example.org" not in (folder / ".adopted.json").read_text()
 
 

@@ -19,12 +19,13 @@ KEY = "row_key"  # the column that a table without a key gets
 TRUE = {"yes", "y", "true", "t", "1", "1.0", "ja", "oui", "si"}
 FALSE = {"no", "n", "false", "f", "0", "0.0", "nein", "non"}
 PERSONAL_NAMES = re.compile(
-    r"(?:^|[_\W])(?:e?mail|phone|telephone|mobile|address|street|birth|dob|surname|(?:first|last|full|middle)_?name|name"
+    r"(?:^|[_\W])(?:e?mail|phone|telephone|mobile|address|street|birth|dob|surname|(?:first|last|full|middle)_?name|(?:row)?names?"
     r"|passport|ssn|iban|ip)(?:$|[_\W])"
 )
 PERSONAL_VALUES = {
     "e-mail addresses": re.compile(r"[^@\s]+@[^@\s]+\.[a-z]{2,}$", re.IGNORECASE),
     "phone numbers": re.compile(r"\+?\d[\d\s()/-]{7,}\d$"),
+    "names of people": re.compile(r"[^\d,]{1,40}, (?:Mr|Mrs|Miss|Ms|Mlle|Mme|Master|Dr|Rev|Col|Sir)\b"),
 }
 DAYS = ("%d.%m.%Y", "%d/%m/%Y", "%m/%d/%Y", "%d-%m-%Y", "%m/%d/%y")
 DATES = ("ISO8601", *(f"{day}{hour}" for day in DAYS for hour in ("", " %H:%M", " %H:%M:%S")))
@@ -374,7 +375,7 @@ def role_of(column: pd.Series, given: pd.Series, shown: Column, truth: pd.Series
 def is_prose(given: pd.Series) -> bool:
     """Say whether a column of many texts is of words that people wrote, rather than of names or codes."""
     texts = given.astype(str).head(2_000)
-    return bool(texts.str.count(r"\s").mean() >= 2 and texts.str.len().mean() > 15)
+    return bool(texts.str.count(r"\s").mean() >= 2.5 and texts.str.len().mean() > 20)
 
 
 def kind(column: pd.Series) -> str:
