@@ -230,6 +230,7 @@ class Replay:
                 due = int((moments < end - late).sum())
                 self.label(client, labelled, due)
                 if self.options.loop:
+                    steps.done(int((moments < end).sum()), "the loop turns")
                     self.turn(end)
                 labelled, start, before = due, end, start
                 self.tell_months(before, end)
