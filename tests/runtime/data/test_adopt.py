@@ -312,6 +312,9 @@ def test_a_table_without_time_key_or_category_is_adopted(folder: Path, adopt: Ad
     data, rows = read(folder)
     assert (data.TIME, data.KEY, data.SLICES) == (None, "row_key", [])
     assert rows["row_key"].is_unique and len(rows) == 400
+    assert "max_repeated: 0.48 #" in (folder / "conf/validation.yml").read_text(), "a made key tells doubled rows apart"
+    page = (folder / "README.md").read_text()
+    assert "adopt --refresh" in page and "flights" not in page.replace(PACKAGE, "")
 
 
 def kinds(n: int = 400) -> pd.DataFrame:

@@ -23,7 +23,7 @@ from mlops_ladder.loop import erasure, feedback, forget, forgotten, prediction_l
 from mlops_ladder.training import tracking
 from projects import FLIGHTS, ROOT
 
-ENTITY = "tail_number"
+ENTITY = yaml.safe_load((ROOT / "conf/prediction_log.yml").read_text(encoding="utf-8"))["entity"]
 
 
 @pytest.fixture

@@ -33,7 +33,7 @@ def reported() -> list[dict[str, Any]]:
     reports = []
     for n in range(18):
         until, wave = START + timedelta(days=15 * (n + 1)), math.sin(n / 3)
-        names = ("temperature", "humidity", "wind_speed", "departure_hour", "distance", "carrier", "origin")
+        names = ("temperature", "pressure", "visibility", "departure_hour", "plane_age", "plane_built", "origin")
         measured = [
             signal("input_drift", "drift", 0.25 + 0.2 * wave / (i + 1), wave > 0, column=name)
             for i, name in enumerate(names)
@@ -125,7 +125,7 @@ def the_monitoring() -> str:
 
 
 def the_validation() -> str:
-    checks = [validate.Check("distance", "be 0 or more", "between", False, "3 rows are below", 3, ["row 17: -3", "row 18: -4"]),
+    checks = [validate.Check("length", "be 0 or more", "between", False, "3 rows are below", 3, ["row 17: -3", "row 18: -4"]),
               validate.Check("flight_id", "be unique", "unique", True, "all are")]  # fmt: skip
     return validate.page(validate.Report("data/raw", 60_000, "2013-12-31", checks, "a1b2"))
 

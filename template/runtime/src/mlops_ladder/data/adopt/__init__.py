@@ -247,6 +247,13 @@ def contract(project: Project, used: dict[str, Any]) -> str:
     return json.dumps(levels.load("release.gates.contract").offered(handed, rules, model.OUTPUT), indent=2) + "\n"
 
 
+OWN_TABLE = """### Your own table
+
+`adopt` brought it in; `.adopted.json` has what each column was taken for. What it wrote is yours to edit. After a climb
+`uv run python -m {0} adopt --refresh` does the same for the files that the new level brought.
+"""
+
+
 def readme(project: Project, stage: Path, plan: profile.Plan) -> None:
     """Put a paragraph about the table in the place of the flights', where that is still there."""
     file = project.path("README.md")
@@ -265,11 +272,11 @@ def readme(project: Project, stage: Path, plan: profile.Plan) -> None:
         "`adopt` brought in; `data/sample` has some of them, so that everything runs at once. Say here who needs the answer.\n"
     )
     first = f"{plan.name}-{next(iter(sorted(path.stem for path in (stage / 'data/sample').iterdir())))[len(plan.name) + 1 :]}.parquet"
-    put(
-        stage,
-        "README.md",
-        f"{title}\n\n{about}{middle}{FLIGHTS.sub(first, rest).replace('See it with flights', 'See it')}",
+    rest = FLIGHTS.sub(first, rest).replace("See it with flights", "See it").replace("scores a month", "scores a file")
+    rest = re.sub(
+        r"### Bring your own table\n.*?(?=\n`uv run)", OWN_TABLE.format(project.package), rest, flags=re.DOTALL
     )
+    put(stage, "README.md", f"{title}\n\n{about}{middle}{rest}")
 
 
 def say(project: Project, plan: profile.Plan, weak: list[str]) -> None:

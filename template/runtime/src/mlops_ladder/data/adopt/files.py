@@ -176,6 +176,14 @@ def training(text: str, plan: Plan, fit: Fit | None) -> str:
 def validation(text: str, plan: Plan, fit: Fit | None) -> str:
     text = put(text, r"which ends in 2013", "which ends when it was taken")
     least = min(1_000, max(50, plan.n_rows // 4))
+    if plan.made_key and plan.repeated < 0.5:
+        most = math.ceil(plan.repeated * 150 + 5) / 100
+        text = put(
+            text,
+            r"^as_of:",
+            f"max_repeated: {most:g} # share of rows that say what another one says, the key aside: `read` makes the key "
+            "of the row, so a file\n  # that came twice shows by nothing else\nas_of:",
+        )
     most = max((column.missing / plan.n_rows for column in plan.of(*USED)), default=0.0)
     if most > 0.4:
         share = min(0.99, math.ceil((most + 0.05) * 20) / 20)

@@ -89,6 +89,7 @@ class Plan:
     markers: dict[str, list[str | float]] = field(default_factory=dict)  # what stands for a missing value, by column
     weak: list[str] = field(default_factory=list)  # families of model.py that are no better than its baseline
     dropped: list[str] = field(default_factory=list)  # labels whose rows are left out
+    repeated: float = 0.0  # share of rows that say what another says, the key aside
 
     def of(self, *roles: str) -> list[Column]:
         return [column for column in self.columns if column.role in roles]
@@ -182,6 +183,7 @@ def make(
     plan = Plan(source, slug(name), chosen, target, positive, negative, key or KEY, time, columns, len(rows))
     if chosen == "multiclass":
         plan.rare, plan.classes, plan.label = rare, sorted(truth.unique()), str(truth.mode().iloc[0])
+    plan.repeated = float(rows.drop(columns=key or []).astype("str").duplicated().mean())
     if not plan.of(*USED, "time"):
         raise Refused("no column is left to predict from: each is the key, constant, personal or gives the target away")
     if time:
