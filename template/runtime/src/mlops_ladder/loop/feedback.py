@@ -158,10 +158,9 @@ def add_labels(
     (of a key that was: it is kept nowhere).
     """
     done, given = Counter[str](), list(labels)
-    written = [log.as_written(log.project.data.KEY, one["key"]) if one.get("key") else "" for one in given]
-    if gone := forgotten.among(log.project, set(written)):
-        given = [one for one, key in zip(given, written, strict=True) if key not in gone]
-        done["forgotten"] = len(written) - len(given)
+    n_labels, given = len(given), forgotten.without(log, given)
+    if n_labels > len(given):
+        done["forgotten"] = n_labels - len(given)
     portions = [given[start : start + PORTION] for start in range(0, len(given), PORTION)]
     doubt, alone = "", len(portions) == 1
     if not (override or alone):

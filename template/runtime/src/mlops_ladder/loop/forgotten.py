@@ -158,16 +158,16 @@ def sieve(project: Project, conf: store.Store, file: Path) -> int:
     return erasure.take_out(file, Known(columns, bytes.fromhex(now["key"]), frozenset(now["digests"])))
 
 
-def among(project: Project, keys: Iterable[str]) -> set[str]:
-    """Return those of KEYS that were forgotten."""
-    conf = store.read(project)
-    now = known(conf) if (conf.home / FILE).is_file() else {"digests": []}
-    digests = frozenset(now["digests"])
-    return (
-        {one for one in keys if keyed(bytes.fromhex(now["key"]), project.data.KEY, one) in digests}
-        if digests
-        else set()
-    )
+def without(log: prediction_log.PredictionLog, labels: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return LABELS, as `feedback` takes them, but for those of a key that was forgotten."""
+    conf, name = store.read(log.project), log.project.data.KEY
+    if not (conf.home / FILE).is_file():
+        return labels
+    now = known(conf)
+    key, digests = bytes.fromhex(now["key"]), frozenset(now["digests"])
+    return [
+        one for one in labels if not one.get("key") or keyed(key, name, log.as_written(name, one["key"])) not in digests
+    ]
 
 
 def unlearned(log: prediction_log.PredictionLog, version: str) -> list[Request]:

@@ -50,18 +50,18 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(project: Project, options: argparse.Namespace) -> None:
-    if options.dry_run:
-        return show(options, [*expired(project)], "would be deleted")
+    old = [*expired(project)]
+    if options.dry_run or not old:
+        return show(options, old, "would be deleted")
     try:
         with forget.undisturbed(project):
-            old = [*expired(project)]
+            old = [*expired(project)]  # again, now that nobody else is at it
             for one in old:
                 one.delete()
     except Busy as error:
         return print(json.dumps({"busy": True}) if options.json else f"nothing is deleted now: {error}")
-    if old:
-        facts = {f"{one.name}: {one.what}": one.n for one in old}
-        audit.record(project, "retention", str(data_sets.FILE), "kept as long as it says", deleted=facts)
+    facts = {f"{one.name}: {one.what}": one.n for one in old}
+    audit.record(project, "retention", str(data_sets.FILE), "kept as long as it says", deleted=facts)
     show(options, old, "deleted")
 
 
@@ -173,9 +173,11 @@ def unused_since(project: Project, end: datetime) -> list[str]:
         for given in one.inputs.dataset_inputs:
             version = versions.latest(project, given.dataset.digest)
             used[version] = max(began, used.get(version, began))
+    old = {version for version, last in used.items() if last < end}
+    if not old:
+        return []
     needed = {versions.latest(project, one) for one in needed_versions(project)}
-    old = {version for version, last in used.items() if last < end} - needed
-    return sorted(old & {*versions.cached(project)})
+    return sorted((old - needed) & {*versions.cached(project)})
 
 
 def needed_versions(project: Project) -> set[str]:
