@@ -177,9 +177,9 @@ def make(
     if chosen == "regression":
         truth = pd.to_numeric(truth)
     columns = [decide(rows[column], column, truth, (target, time, key)) for column in rows]
-    for column in columns:
-        if given := (markers or {}).get(column.name):
-            column.why += f"; missing where it says {', '.join(map(str, given))}"
+    for decided in columns:
+        if given := (markers or {}).get(decided.name):
+            decided.why += f"; missing where it says {', '.join(map(str, given))}"
     plan = Plan(source, slug(name), chosen, target, positive, negative, key or KEY, time, columns, len(rows))
     if chosen == "multiclass":
         plan.rare, plan.classes, plan.label = rare, sorted(truth.unique()), str(truth.mode().iloc[0])
