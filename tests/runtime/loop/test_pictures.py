@@ -135,8 +135,6 @@ REPORTS = [the_dashboard, the_summary, the_gates, the_monitoring, the_validation
 
 @pytest.fixture(scope="module")
 def opened() -> Iterator[browser.Browser]:
-    if browser.find() is None:
-        pytest.skip("no chromium here to look at the pages with: apt-get install chromium")
     with browser.Browser() as one:
         yield one
 
