@@ -71,6 +71,22 @@ def test_a_large_sample_makes_a_small_change_certain_but_not_large() -> None:
     assert found["q"] < 0.001 and not found["drifted"]
 
 
+def test_free_text_is_compared_by_its_length_and_short_names_by_their_value() -> None:
+    rng = np.random.default_rng(0)
+
+    def some(n_words: int) -> pl.DataFrame:
+        said = [
+            " ".join(rng.choice(list("abcdefghijk"), n_words + n % 5)) + f" {n}" for n in rng.integers(10**9, size=900)
+        ]
+        return pl.DataFrame({"said": said, "code": [f"c{n}" for n in rng.integers(10**6, size=900)]})
+
+    before = profile(some(8))
+    assert before["said"].lengths and not before["code"].lengths
+    again = drift.Profile.from_dict(before.as_dict())
+    assert not again.compare(against(again, some(8)))["said"]["drifted"]
+    assert again.compare(against(again, some(16)))["said"]["drifted"]
+
+
 def test_counted_in_chunks_the_distance_is_that_of_the_whole_columns() -> None:
     rng = np.random.default_rng(0)
     here, there = make(rng, 30_000), make(rng, 20_000).with_columns(pl.col("x0") * 1.1)

@@ -6,7 +6,7 @@ python -m {package} drift data/raw 'postgresql+psycopg://reader:${PASSWORD}@host
 A place is a parquet file, a folder of them, or a table or view of a database, written URL#TABLE. Rows are counted a chunk
 at a time, so that memory does not grow with them. A column has drifted when its change is certain (Kolmogorov-Smirnov
 or chi-squared, Benjamini-Hochberg over all columns) and large (population stability index, PSI). Of a time the hour of the
-day is compared, of a date the day of the week, of a list its length.
+day is compared, of a date the day of the week, of a list and of free text its length.
 """
 
 from __future__ import annotations
@@ -36,27 +36,33 @@ PSI, ALPHA = 0.2, 0.01  # a change to look at, and how often to be wrong about o
 class Column:
     """How often each value of a column was seen: cells of a number's range, or the values of a category."""
 
-    def __init__(self, low: float = 0, step: float = 0, values: Iterable[str] = (), counts: Iterable[int] = ()) -> None:
+    def __init__(
+        self,
+        low: float = 0,
+        step: float = 0,
+        values: Iterable[str] = (),
+        counts: Iterable[int] = (),
+        lengths: bool = False,
+    ) -> None:
         self.low, self.step, self.values = low, step, list(values)  # step 0: a category
+        self.lengths = lengths  # of free text, in characters, are what is counted
         self.counts = np.array([*counts] or [0] * ((N_CELLS if step else len(self.values)) + 3), dtype=np.int64)
 
     @classmethod
     def of(cls, sample: pl.Series) -> Column:
         """Return a column of no rows, its cells or values as in SAMPLE."""
-        if isinstance(plain := numbers(sample), pl.Series):
-            return cls(
-                values=plain.drop_nulls()
-                .alias("value")
-                .value_counts(sort=True, name="rows")
-                .head(N_VALUES)[:, 0]
-                .sort()
-            )
+        plain, lengths = numbers(sample), False
+        if isinstance(plain, pl.Series):
+            counted = plain.drop_nulls().alias("value").value_counts(sort=True, name="rows").head(N_VALUES)
+            if not (lengths := is_free_text(plain, int(counted["rows"].sum()))):
+                return cls(values=counted[:, 0].sort())
+            plain = n_characters(plain)
         known = plain[np.isfinite(plain)]
         low, high = np.quantile(known / 2, [TAIL, 1 - TAIL]) if len(known) else (0.0, 0.0)  # halves do not overflow
-        return cls(2 * float(low), 2 * (float(high - low) / (N_CELLS - 1)) or 1 / N_CELLS)
+        return cls(2 * float(low), 2 * (float(high - low) / (N_CELLS - 1)) or 1 / N_CELLS, lengths=lengths)
 
     def empty(self) -> Column:
-        return Column(self.low, self.step, self.values)
+        return Column(self.low, self.step, self.values, lengths=self.lengths)
 
     def add(self, given: pl.Series) -> None:
         """Count the values of a chunk. The last three counts: below the cells, above (or other values), missing."""
@@ -68,7 +74,9 @@ class Column:
             where = [place.get(value, -2) for value in counted[:, 0].to_list()]
             np.add.at(self.counts, where, counted[:, 1].to_numpy())
             return
-        if isinstance(plain, pl.Series):  # text in a number's place is missing
+        if isinstance(plain, pl.Series) and self.lengths:
+            plain = n_characters(plain)
+        elif isinstance(plain, pl.Series):  # text in a number's place is missing
             plain = (given if given.dtype == pl.Boolean else plain).cast(pl.Float64, strict=False).to_numpy()
         with np.errstate(over="ignore"):  # what is that far out lies above or below all cells
             cells = (plain / 2 - self.low / 2) / (self.step / 2)
@@ -135,7 +143,8 @@ class Column:
         return told | {"test": "ks", "effect": max(distance, missing["effect"]), "p": p}
 
     def as_dict(self) -> dict[str, Any]:
-        return {"low": self.low, "step": self.step, "values": self.values, "counts": self.counts.tolist()}
+        kept = {"low": self.low, "step": self.step, "values": self.values, "counts": self.counts.tolist()}
+        return kept | ({"lengths": True} if self.lengths else {})
 
 
 class Profile(dict[str, Column]):
@@ -217,6 +226,20 @@ def numbers(given: pl.Series) -> np.ndarray | pl.Series:
     if kind == pl.Object:  # what polars has no type for
         return pl.Series(given.name, [None if cell is None else str(cell) for cell in given.to_list()], dtype=pl.String)
     return given.cast(pl.String)
+
+
+def is_free_text(texts: pl.Series, n_common: int) -> bool:
+    """Say whether TEXTS are sentences, hardly one of them twice: N_COMMON rows have one of the commonest values."""
+    known = texts.drop_nulls()
+    return (
+        len(known) > 3 * N_VALUES
+        and n_common < len(known) / 2
+        and bool(np.mean(known.str.count_matches(" ").to_numpy()) >= 2)
+    )
+
+
+def n_characters(texts: pl.Series) -> np.ndarray:
+    return texts.str.len_chars().cast(pl.Float64).to_numpy()
 
 
 def as_text(given: pl.Series, plain: np.ndarray) -> pl.Series:
