@@ -84,6 +84,7 @@ def test_a_public_table_is_adopted_trained_on_checked_served_and_asked(
     package, words = package_of(folder), TABLES[name](folder)
     run(folder, python, package, "adopt", *words)
     (folder / words[0]).unlink()
+    subprocess.run(["uv", "lock", "-q"], cwd=folder, check=True)
     commit(folder, "Adopt a table")
     run(folder, python, "ruff", "check", "src", "tests")
     run(folder, python, "ruff", "format", "--check", "src", "tests")

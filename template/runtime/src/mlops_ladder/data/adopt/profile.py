@@ -183,7 +183,6 @@ def make(
     plan = Plan(source, slug(name), chosen, target, positive, negative, key or KEY, time, columns, len(rows))
     if chosen == "multiclass":
         plan.rare, plan.classes, plan.label = rare, sorted(truth.unique()), str(truth.mode().iloc[0])
-    plan.repeated = float(rows.drop(columns=key or []).astype("str").duplicated().mean())
     if not plan.of(*USED, "time"):
         raise Refused("no column is left to predict from: each is the key, constant, personal or gives the target away")
     if time:
@@ -198,7 +197,9 @@ def make(
         for column in columns
         if column.role in ("leak", "personal", "constant", "identifier")
     ]
-    return plan, kept(rows, plan)
+    stays = kept(rows, plan)
+    plan.repeated = float(stays.drop(columns=plan.key, errors="ignore").astype("str").duplicated().mean())
+    return plan, stays
 
 
 CHOICES = "must be classification (two labels, --positive names one), multiclass (several) or regression (a number)"
