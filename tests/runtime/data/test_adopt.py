@@ -312,7 +312,9 @@ def test_a_table_without_time_key_or_category_is_adopted(folder: Path, adopt: Ad
     data, rows = read(folder)
     assert (data.TIME, data.KEY, data.SLICES) == (None, "row_key", [])
     assert rows["row_key"].is_unique and len(rows) == 400
-    assert "max_repeated: 0.48 #" in (folder / "conf/validation.yml").read_text(), "a made key tells doubled rows apart"
+    limit = float((folder / "conf/validation.yml").read_text().partition("max_repeated: ")[2].split()[0])
+    share = rows.drop(columns="row_key").duplicated().mean()
+    assert share < limit < 2 * share + 0.06, "a made key tells the rows of a file that came twice apart"
     page = (folder / "README.md").read_text()
     assert "adopt --refresh" in page and "flights" not in page.replace(PACKAGE, "")
 
