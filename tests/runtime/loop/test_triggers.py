@@ -70,6 +70,10 @@ def test_an_amount_fires_at_its_limit_and_never_when_it_is_left_out(
     assert fired(policy, replace(calm, **below)) == []
     assert fired(policy, replace(calm, **above)) == [name]
     assert fired(policy.model_copy(update={name: None}), replace(calm, **above)) == []
+    [trigger] = triggers.decide(FLIGHTS, policy, replace(calm, **above)).fired
+    amount, _, limit = trigger.why.partition(", ")
+    assert limit == f"{amount.partition(' ')[0]} or more"
+    assert (trigger.owner, trigger.runbook) == (policy.owner, policy.runbook)
 
 
 @pytest.mark.practice("trigger-policy", "metric-triggered-retraining")
