@@ -106,6 +106,16 @@ def test_reports_on_another_version_or_another_slice_confirm_nothing(policy: Pol
 
 
 @pytest.mark.practice("trigger-policy")
+@pytest.mark.parametrize("key", ["name", "kind", "column", "slice"])
+def test_another_signal_confirms_nothing(policy: Policy, calm: Situation, key: str) -> None:
+    other = report()
+    other["signals"][0][key] = "another"
+    assert fired(policy, replace(calm, reports=daily(other, report()))) == []
+    why = "roc_auc is 0.6, threshold 0.65, in 2 of 2 reports"
+    assert triggers.decide(FLIGHTS, policy, replace(calm, reports=daily(report(), report()))).fired[0].why == why
+
+
+@pytest.mark.practice("trigger-policy")
 def test_looking_twice_at_the_same_rows_confirms_nothing(policy: Policy, calm: Situation) -> None:
     assert fired(policy, replace(calm, reports=daily(report(), report(), hours=0.1))) == []
     assert fired(policy, replace(calm, reports=daily(report(), report(), hours=8))) == ["decay: roc_auc"]
