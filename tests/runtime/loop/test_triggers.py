@@ -70,6 +70,10 @@ def test_an_amount_fires_at_its_limit_and_never_when_it_is_left_out(
     assert fired(policy, replace(calm, **below)) == []
     assert fired(policy, replace(calm, **above)) == [name]
     assert fired(policy.model_copy(update={name: None}), replace(calm, **above)) == []
+    [trigger] = triggers.decide(FLIGHTS, policy, replace(calm, **above)).fired
+    amount, _, limit = trigger.why.partition(", ")
+    assert limit == f"{amount.partition(' ')[0]} or more"
+    assert (trigger.owner, trigger.runbook) == (policy.owner, policy.runbook)
 
 
 @pytest.mark.practice("trigger-policy", "metric-triggered-retraining")
@@ -99,6 +103,16 @@ def test_reports_on_another_version_or_another_slice_confirm_nothing(policy: Pol
     assert fired(policy, replace(calm, reports=daily(report(version="0"), report()))) == []
     assert fired(policy, replace(calm, reports=daily(report(slice="JFK"), report(slice="LGA")))) == []
     assert fired(policy, replace(calm, reports=daily(*[report(slice="JFK")] * 2))) == ["decay: roc_auc of JFK"]
+
+
+@pytest.mark.practice("trigger-policy")
+@pytest.mark.parametrize("key", ["name", "kind", "column", "slice"])
+def test_another_signal_confirms_nothing(policy: Policy, calm: Situation, key: str) -> None:
+    other = report()
+    other["signals"][0][key] = "another"
+    assert fired(policy, replace(calm, reports=daily(other, report()))) == []
+    why = "roc_auc is 0.6, threshold 0.65, in 2 of 2 reports"
+    assert triggers.decide(FLIGHTS, policy, replace(calm, reports=daily(report(), report()))).fired[0].why == why
 
 
 @pytest.mark.practice("trigger-policy")

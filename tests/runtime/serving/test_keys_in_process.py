@@ -117,3 +117,26 @@ def test_keys_may_be_asked_for_before_there_is_one_and_may_come_from_outside(
         monkeypatch.setenv("SERVICE_KEYS", f"a predict {'1' * 64}\n{wrong}")
         with pytest.raises(ProjectError, match="SERVICE_KEYS, line 2, is not `NAME SCOPE SHA256`"):
             guard()
+
+
+@pytest.mark.practice("endpoint-security")
+def test_keys_are_listed_by_name_and_scope_and_what_is_none_is_refused(
+    add: Callable[..., str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    add("boss", "admin")
+    assert main(["keys", "add", "user"]) == 0
+    capsys.readouterr()
+    assert main(["keys", "list"]) == 0
+    assert capsys.readouterr().out == "boss admin\nuser predict\n"
+    for words, code, why in (
+        (["add", "user"], 1, "user has a key: remove it first"),
+        (["remove", "nobody"], 1, "no key of nobody; there are: boss, user"),
+        (["add"], 2, "name is None, must be letters"),
+        (["add", "two words"], 2, "name is two words, must be letters"),
+    ):
+        assert main(["keys", *words]) == code
+        assert why in capsys.readouterr().err
+    for words in (["rename", "user"], ["add", "other", "--scope", "owner"]):
+        with pytest.raises(SystemExit, match="2"):
+            main(["keys", *words])
+    assert [name for name, _ in keys.read(FLIGHTS).values()] == ["boss", "user"]

@@ -259,3 +259,31 @@ def test_a_champion_scores_where_its_alias_is_named(workplace: Path, run: Run) -
     run("promote", made["version"], "--reason", "agreed with operations")
     assert f"version {made['version']} " in run("score-batch", *INTO, *champion)
     assert set(scored()["model_version"]) == {made["version"]}
+
+
+@pytest.mark.practice("batch-scoring-pipeline")
+def test_a_row_is_refused_for_each_cell_that_the_service_would_refuse_and_for_no_other() -> None:
+    columns: dict[str, dict[str, Any]] = {
+        "size": {"type": "number", "min": 0, "max": 10},
+        "wind": {"type": "number", "null": True},
+        "place": {"type": "category", "values": ["north", "south"]},
+        "name": {"type": "text", "max_length": 3, "null": True},
+    }
+    table = pd.DataFrame(
+        {
+            "size": [0.0, 10.0, 10.5, -0.5, None],
+            "wind": [None, 1.0, 1.0, 1.0, 1.0],
+            "place": ["north", "south", "east", "north", None],
+            "name": ["abc", None, "abcd", "a", "a"],
+        }
+    )
+    size, place = "must be a finite number, min 0, max 10", "must be one of north, south"
+    ready, problems = score_batch.check_table(table, columns)
+    assert problems.tolist() == [
+        "",
+        "",
+        f"size is 10.5, {size}; place is 'east', {place}; name is 'abcd', must be text, 3 characters at most",
+        f"size is -0.5, {size}",
+        f"size is missing, {size}; place is missing, {place}",
+    ]
+    pd.testing.assert_frame_equal(ready[["size", "wind"]], table[["size", "wind"]])

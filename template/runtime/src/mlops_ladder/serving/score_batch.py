@@ -227,7 +227,7 @@ def check_table(table: pd.DataFrame, columns: dict[str, dict[str, Any]]) -> tupl
             wrong |= kind.str.len().gt(most)
             needed += f", {most:,} characters at most"
         for at in np.flatnonzero(wrong):
-            value = given.iloc[at]
+            [value] = given.iloc[at : at + 1].tolist()  # 10.5, not np.float64(10.5)
             shown = "missing" if pd.isna(value) else f"{value!r:.60}"
             problems[at] += f"{'; ' if problems[at] else ''}{name} is {shown}, must be {needed}"
     return rows, problems
