@@ -109,7 +109,7 @@ def test_a_gate_asks_the_models_that_a_version_feeds(chained: Any) -> None:
     for version in ("1", "2"):
         [judged[version]] = dependents.check(Candidate(FLIGHTS, chained.client, chained.name, version), limits)
     assert judged["1"].passed and judged["1"].what == "pyfunc:/fed/1 at /both"
-    assert not judged["2"].passed and "of its spread" in judged["2"].found
+    assert not judged["2"].passed and "of their spread" in judged["2"].found
     conf = yaml.safe_load(Path("conf/endpoints.yml").read_text()) | {"models": {"/fed": "pyfunc:/fed/7"}}
     Path("conf/endpoints.yml").write_text(yaml.safe_dump(conf))
     alone = limits.model_copy(update={"gates": ["dependents"]})
