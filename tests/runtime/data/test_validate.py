@@ -221,7 +221,7 @@ def test_the_report_shows_the_rows_and_takes_their_text_for_text(tmp_path: Path)
         write_report(report, tmp_path / "new/report.html")
     page = (tmp_path / "new/report.html").read_text(encoding="utf-8")
     assert "row 7, id r7, place &lt;script&gt;alert(1)&lt;/script&gt;" in page and "<script" not in page
-    assert "http" not in page and "May &amp; June" in page
+    assert "http:" not in page and "https:" not in page and "May &amp; June" in page
     content = json.loads((tmp_path / "new/report.json").read_text(encoding="utf-8"))
     assert [check["column"] for check in content["checks"] if not check["passed"]] == ["place"]
 
