@@ -14,10 +14,22 @@ RUNTIME = "template/runtime[level1,level2,level3,level4]"
 LEVELS = sorted(int(folder.name[0]) for folder in ROOT.glob("levels/[0-9]-*"))
 
 
+SIDE_BY_SIDE = ["--numprocesses=3", "--dist=load", "--maxschedchunk=1"]  # as many wait
+
+
 @nox.session
 def tests(session: nox.Session) -> None:
-    """Prove everything, three tests at a time, as many wait; `-- -k climb` for a part, `-- -m "not slow"` for the quick ones."""
-    uv_run(session, "pytest", "--numprocesses=3", "--dist=load", "--maxschedchunk=1", *session.posargs)
+    """Prove each promise, three tests at a time; `-- -k climb` for a part, `-- -m "not slow"` for the quick ones."""
+    chosen = [] if {"-m", "-k"} & {*session.posargs} else ["-m", "not thorough"]
+    uv_run(session, "pytest", *SIDE_BY_SIDE, *chosen, *session.posargs)
+    if chosen:
+        session.log("left to `nox -s thorough`: the same on one more problem, table, framework or planted fault")
+
+
+@nox.session
+def thorough(session: nox.Session) -> None:
+    """Prove promises again: on another problem, table and framework, and with two more planted faults of three."""
+    uv_run(session, "pytest", *SIDE_BY_SIDE, "-m", "thorough", *session.posargs)
 
 
 @nox.session

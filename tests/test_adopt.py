@@ -13,6 +13,7 @@ from sklearn import datasets
 # Rows that depend on each other in no way but the split: without a time, without a key, one without any category.
 CANCER = ["cancer.csv", "--target", "benign", "--positive", "1"]
 DIABETES = ["diabetes.csv", "--target", "progression"]
+ADOPTED = [(0, CANCER), (0, DIABETES), pytest.param(2, CANCER, marks=pytest.mark.thorough), (LEVELS[-1], DIABETES)]
 
 
 def bring_table(folder: Path, words: list[str]) -> None:
@@ -44,7 +45,7 @@ def run(folder: Path, python: Path, *words: str | Path) -> subprocess.CompletedP
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("level", "words"), [(0, CANCER), (0, DIABETES), (2, CANCER), (LEVELS[-1], DIABETES)])
+@pytest.mark.parametrize(("level", "words"), ADOPTED)
 def test_the_suite_of_a_project_passes_with_an_adopted_table(
     level: int, words: list[str], project: Render, environment: Render
 ) -> None:

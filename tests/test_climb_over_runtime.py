@@ -192,7 +192,7 @@ def before(shared: Path, template: Path) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("level", [2, 3])
+@pytest.mark.parametrize("level", [pytest.param(2, marks=pytest.mark.thorough), 3])
 def test_what_an_old_project_registered_is_served_and_rebuilt_and_training_goes_on(
     level: int, before: Path, tmp_path: Path
 ) -> None:

@@ -22,7 +22,7 @@ print(type(model.unwrap_python_model().fitted).__name__)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("framework", LIBRARY)
+@pytest.mark.parametrize("framework", ["lightgbm", pytest.param("pytorch", marks=pytest.mark.thorough)])
 def test_a_model_of_another_framework_is_trained_registered_loaded_back_and_served(
     framework: str, project: Render, tmp_path: Path
 ) -> None:

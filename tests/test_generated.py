@@ -15,7 +15,11 @@ from conftest import LEVELS, PROBLEMS, ROOT, Render, commit, faults, once, packa
 pytestmark = pytest.mark.slow
 
 RUNTIME = ROOT / "tests/runtime"
-FAULTS = [pytest.param(level, fault, id=f"{level}: {fault['name']}") for level in LEVELS for fault in faults(level)]
+FAULTS = [
+    pytest.param(level, fault, id=f"{level}: {fault['name']}", marks=[pytest.mark.thorough] if number % 3 else [])
+    for level in LEVELS
+    for number, fault in enumerate(faults(level))
+]
 # Quick tests by which the fixtures are made that shared_training.py shares, and the module that needs them.
 MAKING = {
     "tests/runtime/training/test_datasets.py::test_training_leaves_the_raw_data_as_it_is": "",
@@ -116,6 +120,7 @@ WHO_IS_ASKED = [
 ]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("problem", PROBLEMS[1:])
 def test_the_runtime_keeps_its_promises_for_another_problem(problem: str, proving: Render) -> None:
     folder = proving(problem)
@@ -125,9 +130,10 @@ def test_the_runtime_keeps_its_promises_for_another_problem(problem: str, provin
     run(folder, "uv", "run", "-q", "pytest", "-q", "-p", "no:cacheprovider", *tests)
 
 
+@pytest.mark.parametrize("acceptance", [1, pytest.param(3, marks=pytest.mark.thorough)])
 @pytest.mark.parametrize("problem", PROBLEMS[1:])
 def test_a_project_for_another_problem_with_quotes_and_umlauts_in_its_name_passes_its_suite(
-    problem: str, snapshot: Path, installed: Render, tmp_path: Path
+    problem: str, acceptance: int, snapshot: Path, installed: Render, tmp_path: Path
 ) -> None:
     """What is level 4's own is tried with each problem in the runtime's tests, level 2's by tests/test_adopt.py on a number."""
     name, level = 'Müllers "Züge" & Anna\'s <Bahn>: 100 %', LEVELS[-1]
@@ -135,7 +141,7 @@ def test_a_project_for_another_problem_with_quotes_and_umlauts_in_its_name_passe
     assert package_of(folder) == "muellers_zuege_anna_s_bahn_100"
     commit(folder, "Start")
     run(folder, "uv", "lock", "-q")
-    beyond = [f"--ignore=tests/acceptance/test_level_{other}.py" for other in (2, 4)]
+    beyond = [f"--ignore=tests/acceptance/test_level_{other}.py" for other in LEVELS if other != acceptance]
     run(folder, python_of(installed(level)), "-m", "pytest", "-q", *beyond, PYTHONPATH=sources(folder))
 
 

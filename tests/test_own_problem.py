@@ -68,7 +68,7 @@ def run_tests(folder: Path, python: Path, files: list[Path]) -> subprocess.Compl
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("level", [LEVELS[0], LEVELS[-1]])  # the highest has the tests of those between
+@pytest.mark.parametrize("level", [LEVELS[0], pytest.param(LEVELS[-1], marks=pytest.mark.thorough)])
 def test_suite_of_a_project_passes_with_own_data(level: int, project: Render, environment: Render) -> None:
     folder = project(level)
     bring_own_data(folder, environment(level))
