@@ -13,7 +13,7 @@ from sklearn import datasets
 # Rows that depend on each other in no way but the split: without a time, without a key, one without any category.
 CANCER = ["cancer.csv", "--target", "benign", "--positive", "1"]
 DIABETES = ["diabetes.csv", "--target", "progression"]
-ADOPTED = [(0, CANCER), (0, DIABETES), pytest.param(2, CANCER, marks=pytest.mark.thorough), (LEVELS[-1], DIABETES)]
+ADOPTED = [(0, CANCER), (0, DIABETES), (2, CANCER), pytest.param(LEVELS[-1], DIABETES, marks=pytest.mark.thorough)]
 
 
 def bring_table(folder: Path, words: list[str]) -> None:
