@@ -63,7 +63,7 @@ def test_the_suite_of_a_project_passes_with_an_adopted_table(
 
 @pytest.mark.slow
 def test_after_a_climb_refresh_makes_the_new_files_about_the_table(project: Render, environment: Render) -> None:
-    low, high = project(0), project(LEVELS[-1])
+    low, high = project(0, name="low"), project(LEVELS[-1], name="high")
     bring_table(low, DIABETES)
     assert run(low, environment(0), package_of(low), "adopt", *DIABETES).returncode == 0
     for path in ("data/sample", f"src/{package_of(low)}"):  # what the climb leaves as it is

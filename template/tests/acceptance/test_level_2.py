@@ -162,21 +162,28 @@ def test_a_run_is_rebuilt_from_its_commit_and_data_whatever_was_edited_since(
 
 @pytest.mark.practice("multi-framework-support")
 def test_an_estimator_of_no_known_framework_is_trained_and_measured(
-    workplace: Path, run: Any, features: ModuleType, model: ModuleType, monkeypatch: pytest.MonkeyPatch
+    workplace: Path, run: Any, data: ModuleType, model: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Means:
-        """The mean target by the first category."""
+    classes = model.CLASSES if data.PROBLEM == "multiclass" else None
 
-        table: dict[str, float]
+    class Means:
+        """What the training rows with the same inputs came to, on the mean; of other inputs all of them."""
+
+        table: dict[str, list[float]]
 
         def fit(self, inputs: pd.DataFrame, target: pd.Series) -> Self:
-            means = target.astype(float).groupby(inputs.iloc[:, 0].astype(str)).mean()
-            self.table = {str(key): float(value) for key, value in means.items()}
+            truth = pd.get_dummies(target)[classes] if classes else target.to_frame()
+            means = truth.astype(float).groupby(alike(inputs)).mean()
+            self.table = dict(zip(means.index, means.to_numpy().tolist(), strict=True))
+            self.table["other"] = truth.astype(float).mean().tolist()
             return self
 
         def predict(self, inputs: pd.DataFrame) -> np.ndarray:
-            middle = float(np.mean(list(self.table.values())))
-            return inputs.iloc[:, 0].astype(str).map(self.table).fillna(middle).to_numpy(dtype=float)
+            means = np.array([self.table.get(key, self.table["other"]) for key in alike(inputs)])
+            return means if classes else means[:, 0]
+
+    def alike(inputs: pd.DataFrame) -> pd.Series:
+        return inputs.astype(str).agg("|".join, axis=1)
 
     def load(file: Path) -> Means:
         made = Means()
