@@ -77,7 +77,7 @@ def test_slowness_stops_it_when_it_is_felt_and_beyond_the_champions(
 @pytest.mark.practice("live-ab-testing")
 def test_what_is_better_wins_what_is_worse_ends_and_what_is_alike_goes_on_to_its_labels(quick: None) -> None:
     result, why = decide(0.9, 0.2, mode="ab")
-    assert result == "promoting" and why.startswith(f"it is better: {LOWER} ") and "evidence 1e+06, 20 decides" in why
+    assert result == "promoting" and why.startswith(f"it is better: {LOWER} ") and "evidence 1e+06, 20 is proof" in why
     result, why = decide(0.2, 0.9, mode="ab")
     assert result == "aborted" and why.startswith(f"it is worse: {LOWER} ")
     assert decide(0.2, 0.9, n_rows=199)[0] == "aborted", "nobody waits for labels when it is sure"
@@ -94,7 +94,7 @@ def test_what_is_better_wins_what_is_worse_ends_and_what_is_alike_goes_on_to_its
 def test_a_step_that_held_is_followed_by_the_next_unless_it_looks_worse_than_the_margin(quick: None) -> None:
     plan = {"plan": Plan(shares=[0.1, 0.5], requests=1_000, labels=200), "effect": 1e-9}
     result, why = decide(0.5, 0.5, **plan)
-    assert result == "next" and why.startswith("step 1 held: ") and "40 decides" in why
+    assert result == "next" and why.startswith("step 1 held: ") and "40 is proof" in why
     assert decide(0.5, 0.5, step=1, **plan)[0] == "promoting"
     worse = experiment.compare(FLIGHTS, LOWER, rows(0.45), rows(0.5))
     assert worse is not None and worse[0] < 0

@@ -111,7 +111,7 @@ def test_another_signal_confirms_nothing(policy: Policy, calm: Situation, key: s
     other = report()
     other["signals"][0][key] = "another"
     assert fired(policy, replace(calm, reports=daily(other, report()))) == []
-    why = "roc_auc is 0.6, threshold 0.65, in 2 of 2 reports"
+    why = "0.6, beyond the threshold 0.65 in 2 of 2 reports"
     assert triggers.decide(FLIGHTS, policy, replace(calm, reports=daily(report(), report()))).fired[0].why == why
 
 
