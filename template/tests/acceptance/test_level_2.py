@@ -183,7 +183,7 @@ def test_an_estimator_of_no_known_framework_is_trained_and_measured(
             return means if classes else means[:, 0]
 
     def alike(inputs: pd.DataFrame) -> pd.Series:
-        return inputs.astype(str).agg("|".join, axis=1)
+        return inputs.map(str).agg("|".join, axis=1)
 
     def load(file: Path) -> Means:
         made = Means()
