@@ -31,11 +31,8 @@ def signals(measured: Iterable[dict[str, Any]]) -> Html:
 
 def legend(names: Iterable[str]) -> Html:
     """Return which colour is whose."""
-    boxes = (
-        f'<svg viewBox="0 0 8 8" aria-hidden="true"><rect width="8" height="8" class="f{i % N_COLOURS}"/></svg>'
-        for i in range(99)
-    )
-    spans = [f"<span>{box}{escape(name)}</span> " for name, box in zip(names, boxes, strict=False)]
+    box = '<svg viewBox="0 0 8 8" aria-hidden="true"><rect width="8" height="8" class="f{}"/></svg>'
+    spans = [f"<span>{box.format(i % N_COLOURS)}{escape(name)}</span> " for i, name in enumerate(names)]
     return Html(f'<p class="legend quiet">{"".join(spans)}</p>')
 
 
