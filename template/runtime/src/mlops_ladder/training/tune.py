@@ -84,10 +84,10 @@ def search(
     )
     for cut_off in study.get_trials(states=[optuna.trial.TrialState.RUNNING]):  # by a kill: the same is asked for again
         study.tell(cut_off.number, state=optuna.trial.TrialState.FAIL)
-    with compute.workers(conf, inputs, target) as where, progress.Steps("tune", n_trials - len(tried(study))) as tries:
+    n_known = len(tried(study))
+    with compute.workers(conf, inputs, target) as where, progress.Steps("tune", n_trials - n_known) as tries:
         progress.say(f"{n_trials} trials of {', '.join(families)} on {len(rows):,} rows, {where}")
         parent = record(project, chosen, study)
-        n_known = len(tried(study))
         while (n_before := len(tried(study))) < n_trials:
             try_some(project, study, min(conf.together, n_trials - n_before), families, chosen.seed, inputs, target)
             record(project, chosen, study)
