@@ -23,12 +23,12 @@ def tests(session: nox.Session) -> None:
     chosen = [] if {"-m", "-k"} & {*session.posargs} else ["-m", "not thorough"]
     uv_run(session, "pytest", *SIDE_BY_SIDE, *chosen, *session.posargs)
     if chosen:
-        session.log("left to `nox -s thorough`: the same on one more problem, table, framework or planted fault")
+        session.log("left to `nox -s thorough`: the same on more problems, tables, frameworks, leaps of levels and planted faults")
 
 
 @nox.session
 def thorough(session: nox.Session) -> None:
-    """Prove promises again: on another problem, table and framework, and with two more planted faults of three."""
+    """Prove promises again: on another problem, table, framework and leap, and with the other planted faults."""
     uv_run(session, "pytest", *SIDE_BY_SIDE, "-m", "thorough", *session.posargs)
 
 

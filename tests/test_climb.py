@@ -38,7 +38,15 @@ EVERY_CLIMB += [(low, low + 1, "regression", "none") for low in LEVELS[:-1]]
 MARKER = re.compile(r"^(<{7}|>{7}|={7}$)", re.MULTILINE)
 NEXT_RELEASE = "v1.1.0"
 
-over_pairs = pytest.mark.parametrize(("low", "high"), PAIRS, ids=str)
+# each step, and from the lowest level to the highest; the other leaps are `nox -s thorough`'s
+over_pairs = pytest.mark.parametrize(
+    ("low", "high"),
+    [
+        pytest.param(low, high, marks=[pytest.mark.thorough] if LEVELS[0] < low < high - 1 else [])
+        for low, high in PAIRS
+    ],
+    ids=str,
+)
 
 
 def run(folder: Path, command: str, exit_code: int = 0) -> None:

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slow
 
 RUNTIME = ROOT / "tests/runtime"
 FAULTS = [
-    pytest.param(level, fault, id=f"{level}: {fault['name']}", marks=[pytest.mark.thorough] if number % 3 else [])
+    pytest.param(level, fault, id=f"{level}: {fault['name']}", marks=[pytest.mark.thorough] if number % 8 else [])
     for level in LEVELS
     for number, fault in enumerate(faults(level))
 ]

@@ -12,10 +12,11 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import Render, commit, package_of, reads, sources
+from conftest import LEVELS, Render, commit, package_of, reads, sources
 from public_tables import TABLES
 
 LEVEL = 2  # the lowest that trains, and serves what it trained
+TO_THE_LOOP = ["titanic", "penguins", "diabetes", "weather", "defaults"]  # go on to the highest level
 
 
 def run(folder: Path, python: Path, *words: str, exit_code: int = 0) -> str:
@@ -75,17 +76,23 @@ def ask(address: str, rows: list[dict[str, Any]]) -> tuple[int, dict[str, Any]]:
         return error.code, json.load(error)
 
 
+def adopt(name: str, folder: Path, python: Path) -> None:
+    """Make the public table NAME the one of the project in FOLDER, as a user would, and commit it."""
+    words = TABLES[name](folder)
+    run(folder, python, package_of(folder), "adopt", *words)
+    (folder / words[0]).unlink()
+    subprocess.run(["uv", "lock", "-q"], cwd=folder, check=True)
+    commit(folder, "Adopt a table")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TABLES)
 def test_a_public_table_is_adopted_trained_on_checked_served_and_asked(
     name: str, project: Render, environment: Render
 ) -> None:
     folder, python = project(LEVEL), environment(LEVEL)
-    package, words = package_of(folder), TABLES[name](folder)
-    run(folder, python, package, "adopt", *words)
-    (folder / words[0]).unlink()
-    subprocess.run(["uv", "lock", "-q"], cwd=folder, check=True)
-    commit(folder, "Adopt a table")
+    package = package_of(folder)
+    adopt(name, folder, python)
     run(folder, python, "ruff", "check", "src", "tests")
     run(folder, python, "ruff", "format", "--check", "src", "tests")
     run(folder, python, "pytest", "-q", "-p", "no:cacheprovider", *map(str, folder.glob("tests/test_[dfm]*.py")))
@@ -98,3 +105,14 @@ def test_a_public_table_is_adopted_trained_on_checked_served_and_asked(
         assert status == 200 and len(answer["predictions"]) == len(rows), answer
         status, answer = ask(address, [{key: [] for key in rows[0]}])
         assert status == 422, answer
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TO_THE_LOOP)
+def test_a_public_table_goes_through_gates_release_feedback_and_retraining(
+    name: str, project: Render, environment: Render
+) -> None:
+    """The project's own suite: deployed, approved, served, asked, labelled, monitored, retrained and released, refused."""
+    folder, python = project(LEVELS[-1]), environment(LEVELS[-1])
+    adopt(name, folder, python)
+    run(folder, python, "pytest", "-q", "-p", "no:cacheprovider", "tests")

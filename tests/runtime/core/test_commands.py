@@ -93,6 +93,17 @@ REFUSED = {
     "feedback nope.csv": (1, "no file nope.csv"),
     "explain row.json": (1, "no file row.json"),
     "experiment start 4": (2, "`experiment start` needs --reason"),
+    "deploy --env test": (2, "deploy needs a VERSION, or --history"),
+    "deploy 99 --env dev": (2, "versions are made in dev"),
+    "deploy 99 --env nowhere": (2, "no environment 'nowhere'; there are: dev, prod, test"),
+    "deploy 99 --env test": (1, "flight-delays-late has no version 99"),
+    "approve 99 --reason good": (1, "flight-delays-late has no version 99"),
+    "rollback --env prod --reason bad": (3, "nothing is deployed in prod"),
+    "tune --trials 0": (2, "--trials is 0, must be 1 or more"),
+    "monitor --since yesterday": (2, "yesterday is no time"),
+    "monitor": (1, "no version is in use yet: `promote` or `deploy` one"),
+    "retrain": (2, "say either --if-triggered or --reason WHY"),
+    "retrain --reason prices": (1, "nothing is in use in prod: deploy a first version"),
 }
 
 
@@ -101,6 +112,10 @@ def test_what_needs_no_data_is_refused_before_a_slow_library_loads(
     workdir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    for key, value in {"COUNT": "1", "KEY_0": "user.email", "VALUE_0": "ada@example.org"}.items():
+        monkeypatch.setenv(f"GIT_CONFIG_{key}", value)
+    for words in (["init"], ["add", "conf"], ["commit", "--message", "Start"]):  # who may do what counts as committed
+        subprocess.run(["git", *words], check=True, capture_output=True)
     for name in ("hope.parquet", "other.parquet"):
         Path(name).touch()
     with contextlib.closing(sqlite3.connect("mlflow.db", isolation_level=None)) as store:  # what is read of MLflow's

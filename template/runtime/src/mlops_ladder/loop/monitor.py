@@ -30,6 +30,7 @@ from ..core.files import write_json
 from ..core.project import Project
 from ..core.redaction import redact
 from ..data.problem import problem_of
+from ..release import environments
 from ..release.judgement import in_use
 from ..training import tracking
 from . import charts, prediction_log, references, triggers
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 
 REPORTS = Path("reports/monitoring")
 N_CAUSES = 8  # that are named
+UNUSED = "no version is in use yet: `promote` or `deploy` one, then there is something to watch"
 Signals = list[dict[str, Any]]
 
 
@@ -48,6 +50,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--since", metavar="TIME", help="predictions from then on, UTC (default: conf/monitoring.yml)")
     parser.add_argument("--until", metavar="TIME", help="up to before then (default: now)")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
+
+
+def check(project: Project, options: argparse.Namespace) -> None:
+    moment(options.since), moment(options.until)
+    deployed = environments.settings_of(project, triggers.read(project).environment)
+    if not any(tracking.champion(project, chosen) for chosen in (deployed, tracking.read_settings(project))):
+        raise ProjectError(UNUSED)
 
 
 def run(project: Project, options: argparse.Namespace) -> None:
@@ -95,7 +104,7 @@ def measure(
         "champion"
     )
     if not version:
-        raise ProjectError("no version is in use yet: `promote` or `deploy` one, then there is something to watch")
+        raise ProjectError(UNUSED)
     reference = references.read(project, client, chosen.model, version)
     reference = reference.without({name for name in reference.inputs if log.hides(name)})
     settled = until - timedelta(days=conf.label_delay_days)

@@ -51,14 +51,26 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON for machines")
 
 
+def check(project: Project, options: argparse.Namespace) -> None:
+    if options.history:
+        return
+    by_hand = bool(options.reason and options.reason.strip())
+    if options.if_triggered == by_hand or (options.drop and not by_hand):
+        raise UsageError("say either --if-triggered or --reason WHY: somebody will ask why")
+    environment = triggers.read(project).environment
+    if not tracking.champion(project, environments.settings_of(project, environment)):
+        raise ProjectError(unused(environment))
+
+
+def unused(environment: str) -> str:
+    return f"nothing is in use in {environment}: deploy a first version"
+
+
 def run(project: Project, options: argparse.Namespace) -> None:
     if options.history:
         past = triggers.past(triggers.database(project))
         lines = "\n".join(map(sentence, past)) or "nothing was retrained yet"
         return print(json.dumps(past) if options.json else lines)
-    by_hand = bool(options.reason and options.reason.strip())
-    if options.if_triggered == by_hand or (options.drop and not by_hand):
-        raise UsageError("say either --if-triggered or --reason WHY: somebody will ask why")
     policy = triggers.read(project)
     with contextlib.ExitStack() as stack:
         try:
@@ -151,7 +163,7 @@ def look(project: Project, engine: Any, policy: Policy, options: argparse.Namesp
     chosen, client = environments.open_store(project, policy.environment)
     there, on_trial = environments.find_copy(client, chosen.model), tried(project, policy)
     if there is None:
-        raise ProjectError(f"nothing is in use in {policy.environment}: deploy a first version")
+        raise ProjectError(unused(policy.environment))
     version = there.tags["origin_version"]
     past = triggers.past(engine)
     for one in past:

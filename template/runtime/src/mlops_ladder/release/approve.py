@@ -33,9 +33,14 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON for machines")
 
 
-def run(project: Project, options: argparse.Namespace) -> None:
+def check(project: Project, options: argparse.Namespace) -> None:
     if not options.reason.strip():
         raise UsageError("--reason is empty: somebody will ask why")
+    environments.require(project, options.env, "approve")
+    environments.check_version(project, options.version)
+
+
+def run(project: Project, options: argparse.Namespace) -> None:
     by = environments.require(project, options.env, "approve")
     with environments.reached():
         approved = approve(project, options.env, options.version, options.reason, by)

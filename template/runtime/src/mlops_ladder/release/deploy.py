@@ -42,6 +42,23 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON for machines")
 
 
+def check(project: Project, options: argparse.Namespace) -> None:
+    if options.history:
+        environments.read(project, options.env)
+        return
+    if not options.version:
+        raise UsageError("deploy needs a VERSION, or --history")
+    allowed(project, options.env)
+    environments.check_version(project, options.version)
+
+
+def allowed(project: Project, name: str) -> str:
+    """Return who git says works here; raises when they may not deploy to environment NAME, or nobody may."""
+    if name == "dev":
+        raise UsageError("versions are made in dev: deploy them to another environment")
+    return environments.require(project, name, "deploy")
+
+
 def run(project: Project, options: argparse.Namespace) -> None:
     if options.history:
         chosen, client = environments.open_store(project, options.env)
@@ -51,8 +68,6 @@ def run(project: Project, options: argparse.Namespace) -> None:
             told = in_use_at(told, options.at)
         nothing = f"nothing was in use in {options.env} then" if options.at else f"nothing is deployed in {options.env}"
         return print(json.dumps(told) if options.json else "\n".join(map(sentence, told)) or nothing)
-    if not options.version:
-        raise UsageError("deploy needs a VERSION, or --history")
     facts = deploy(project, options.env, options.version, options.reason)
     print(json.dumps(facts) if options.json else sentence(facts))
 
@@ -62,9 +77,7 @@ def deploy(project: Project, name: str, version: str, reason: str | None = None)
 
     Run again after it was killed, it goes on; when the version is in use already only the endpoints are asked.
     """
-    if name == "dev":
-        raise UsageError("versions are made in dev: deploy them to another environment")
-    by = environments.require(project, name, "deploy")
+    by = allowed(project, name)
     with releasing.working(project, name):
         chosen, origin = environments.open_store(project, "dev")
         stores = {other: environments.read(project, other).tracking_uri for other in environments.names(project)}

@@ -55,15 +55,24 @@ def read(project: Project, name: str) -> Environment:
     return found.model_copy(update={"tracking_uri": uri})
 
 
+def settings_of(project: Project, name: str) -> Training:
+    """Return conf/training.yml with the tracking_uri of environment NAME."""
+    return settings.read(project, "training", Training, {"tracking_uri": str(read(project, name).tracking_uri)})
+
+
+def check_version(project: Project, version: str) -> None:
+    """Raise ProjectError when dev, where versions are made, has none of that number; it takes no slow library."""
+    tracking.check(project, version=version, uri=read(project, "dev").tracking_uri)
+
+
 def open_store(project: Project, name: str) -> "tuple[Training, MlflowClient]":
     """Return conf/training.yml with the tracking_uri of environment NAME, and a client of that store."""
-    uri = str(read(project, name).tracking_uri)
-    scheme, _, file = uri.partition(":///")
+    chosen = settings_of(project, name)
+    scheme, _, file = chosen.tracking_uri.partition(":///")
     if scheme == "sqlite" and not (folder := project.path(file).parent).exists():
         folder.mkdir(parents=True)
         (folder / ".gitignore").write_text("*\n", encoding="utf-8")  # what stands in an environment is not code
-    client = tracking.connect(project, uri, named_in=f"conf/environments/{name}.yml")
-    return settings.read(project, "training", Training, {"tracking_uri": uri}), client
+    return chosen, tracking.connect(project, chosen.tracking_uri, named_in=f"conf/environments/{name}.yml")
 
 
 @contextlib.contextmanager

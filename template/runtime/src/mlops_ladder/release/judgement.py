@@ -18,14 +18,13 @@ import numpy as np
 import pandas as pd
 from pydantic import Field
 
-from ..core import levels, progress, settings
+from ..core import levels, progress
 from ..core.errors import ProjectError
 from ..core.project import Project
 from ..core.settings import Settings
 from ..data import data_sets, versions
 from ..data.rows import as_predictions
 from ..training import pipeline, recording, stages, tracking
-from ..training.pipeline import Training
 from ..training.success import Criterion
 from . import environments
 
@@ -210,8 +209,7 @@ class Candidate:
 
 def in_use(project: Project, environment: str = "prod") -> str | None:
     """Return the version that ENVIRONMENT uses; None before the first deployment: then `promote` says which it is."""
-    uri = environments.read(project, environment).tracking_uri
-    chosen = settings.read(project, "training", Training, {"tracking_uri": uri})
+    chosen = environments.settings_of(project, environment)
     if pipeline.lost_store(project, chosen):  # and so there never was one: opening it would make it
         return None
     _, client = environments.open_store(project, environment)

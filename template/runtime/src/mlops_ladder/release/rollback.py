@@ -9,6 +9,7 @@ import json
 from ..core import levels
 from ..core.errors import ProjectError, Refused
 from ..core.project import Project
+from ..training import tracking
 from . import deploy, environments, releasing
 
 
@@ -16,6 +17,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--env", required=True, help="environment, one of conf/environments/")
     parser.add_argument("--reason", required=True, help="why, in a sentence; it is kept")
     parser.add_argument("--json", action="store_true", help="print JSON for machines")
+
+
+def check(project: Project, options: argparse.Namespace) -> None:
+    environments.require(project, options.env, "rollback")
+    if not tracking.champion(project, environments.settings_of(project, options.env)):
+        raise Refused(f"nothing is deployed in {options.env}: there is no version before it to go back to")
 
 
 def run(project: Project, options: argparse.Namespace) -> None:

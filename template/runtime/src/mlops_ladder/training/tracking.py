@@ -214,13 +214,20 @@ def absent(name: str, alias: str, there: list[str]) -> str:
     return f"the registry has no model {name}; there are: {nearest(name, there)}"
 
 
-def check(project: Project, name: str | None = None, alias: str | None = None, version: str | None = None) -> None:
-    """Raise ProjectError when the registry has no model NAME (the project's own), or not with that ALIAS or VERSION.
+def check(
+    project: Project,
+    name: str | None = None,
+    alias: str | None = None,
+    version: str | None = None,
+    uri: str | None = None,
+) -> None:
+    """Raise ProjectError when the registry at URI has no model NAME, or not with that ALIAS or VERSION.
 
-    An SQLite store is asked directly, as to import MLflow takes seconds; any other is asked where it is used.
+    URI and NAME are the project's own where they are None. An SQLite store is asked directly, as to import MLflow takes
+    seconds; any other is asked where it is used.
     """
     chosen = read_settings(project)
-    scheme, _, file = absolute(project, settings.expand(chosen.tracking_uri)).partition(":///")
+    scheme, _, file = absolute(project, settings.expand(uri or chosen.tracking_uri)).partition(":///")
     if scheme != "sqlite":
         return
     store, named = Path(file), name or chosen.model
@@ -255,7 +262,7 @@ def champion(project: Project, chosen: Training) -> str | None:
 
     An SQLite store is asked directly: to import MLflow takes longer than all else of a training that has nothing to do.
     """
-    scheme, _, file = absolute(project, chosen.tracking_uri).partition(":///")
+    scheme, _, file = absolute(project, settings.expand(chosen.tracking_uri)).partition(":///")
     if scheme != "sqlite":
         return aliases(connect(project, chosen.tracking_uri), chosen.model).get("champion")
     query = "SELECT version FROM registered_model_aliases WHERE name = ? AND alias = 'champion'"

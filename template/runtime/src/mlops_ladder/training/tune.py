@@ -40,10 +40,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON for machines")
 
 
-def run(project: Project, options: argparse.Namespace) -> None:
-    families = options.family or list(project.model.SEARCH_SPACE)
+def check(project: Project, options: argparse.Namespace) -> None:
     if options.trials < 1:
         raise UsageError(f"--trials is {options.trials}, must be 1 or more")
+
+
+def run(project: Project, options: argparse.Namespace) -> None:
+    families = options.family or list(project.model.SEARCH_SPACE)
     if unknown := [family for family in families if family not in project.model.SEARCH_SPACE]:
         raise UsageError(f"--family is {unknown[0]!r}, must be one of {', '.join(project.model.SEARCH_SPACE)}")
     conf, chosen = compute.read(project), train.resolve(project, options)
