@@ -61,6 +61,19 @@ def cookiecutter(session: nox.Session) -> None:
 
 
 @nox.session
+def mutants(session: nox.Session) -> None:
+    """Plant small faults in the runtime and count which ones the tests of each module notice; `-- loop.triggers` for one."""
+    folder = ROOT / "build/mutants"
+    shutil.rmtree(folder, ignore_errors=True)
+    answers = ["--defaults", "--data", f"level={LEVELS[-1]}", "--vcs-ref", "HEAD"]
+    uv_run(session, "copier", "copy", "--quiet", *answers, str(ROOT), str(folder))
+    shutil.copytree(ROOT / "tests/runtime", folder / "tests/runtime")
+    with session.chdir(folder):
+        session.run("git", "init", "--quiet", external=True)
+        uv_run(session, "--with", "mutmut>=3.8,<4", "python", str(ROOT / "tests/mutation/score.py"), *session.posargs)
+
+
+@nox.session
 def docs(session: nox.Session) -> None:
     """Build the documentation into site/, strictly; `-- serve` shows it on this machine while you write."""
     session.env["NO_MKDOCS_2_WARNING"] = "1"  # an advertisement for its successor
