@@ -141,6 +141,25 @@ def test_the_champion_predicts_the_candidates_rows_with_its_own_code(candidate: 
         candidate.client.delete_registered_model_alias(candidate.name, "champion")
 
 
+@pytest.mark.practice("offline-ab-evaluation")
+def test_rows_that_the_champion_learned_from_are_left_out_of_the_comparison(
+    candidate: Candidate, limits: Release
+) -> None:
+    learned, later = candidate.splits["train"].tail(40), candidate.splits["test"].tail(60)
+    candidate.__dict__["splits"] = candidate.splits | {"test": pd.concat([learned, later])}
+    for name in ("champion", "rows", "predicted"):
+        candidate.__dict__.pop(name)
+    candidate.client.set_registered_model_alias(candidate.name, "champion", "1")
+    try:
+        assert candidate.champion is not None
+        assert candidate.champion.unseen.tolist() == [False] * 40 + [True] * 60
+        asked = limits.quality.model_copy(update={"rows": 61})
+        [finding] = quality.against_champion(candidate, asked)
+        assert not finding.passed and finding.found == "60"
+    finally:
+        candidate.client.delete_registered_model_alias(candidate.name, "champion")
+
+
 @pytest.mark.practice("model-behaviour-tests")
 def test_slices_refuses_a_model_that_fails_in_one_of_them(candidate: Candidate, limits: Release) -> None:
     column = data.SLICES[0]
