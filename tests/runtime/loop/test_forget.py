@@ -7,6 +7,7 @@ import os
 import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -344,3 +345,11 @@ def test_a_number_is_told_however_it_is_written(tmp_path: Path) -> None:
 def test_a_text_is_noticed_as_a_word_of_its_own(tmp_path: Path, word: str, stands: bool) -> None:
     (tmp_path / "page.html").write_text("<td>k-2abc</td> of N14228. 1234 abc a b&amp;c")
     assert erasure.holds(tmp_path / "page.html", erasure.Subject({"key": frozenset({word})})) == stands
+
+
+def test_of_many_who_are_forgotten_at_once_none_is_gathered_again(project: Path) -> None:
+    names = [f"N{number}" for number in range(12)]
+    with ThreadPoolExecutor(len(names)) as pool:
+        list(pool.map(lambda name: forgotten.remember(FLIGHTS, {ENTITY: [name]}), names))
+    _, kept = forgotten.digests(store.read(FLIGHTS)) or (b"", frozenset())
+    assert kept == {forgotten.digest(FLIGHTS, ENTITY, name) for name in names}

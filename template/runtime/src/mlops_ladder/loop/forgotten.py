@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hmac
 import json
 import secrets
@@ -114,10 +115,23 @@ def known(conf: store.Store) -> dict[str, Any]:
     """Return the store's key and digests; the key is made on the first call, for the owner alone to read."""
     file = conf.home / FILE
     if not file.is_file():
-        with files.locked(conf.home / ".forgotten.lock", wait_s=10):
+        with alone(conf):
             if not file.is_file():
                 save(file, {"key": secrets.token_hex(32), "digests": []})
     return files.read_json(file)
+
+
+def alone(conf: store.Store) -> contextlib.AbstractContextManager[None]:
+    """Keep other processes from changing the store's digests within the block."""
+    return files.locked(conf.home / ".forgotten.lock", wait_s=10)
+
+
+def digests(conf: store.Store) -> tuple[bytes, frozenset[str]] | None:
+    """Return the store's key and digests; None where nobody was forgotten."""
+    if not (conf.home / FILE).is_file():
+        return None
+    now = known(conf)
+    return (bytes.fromhex(now["key"]), frozenset(now["digests"])) if now["digests"] else None
 
 
 def save(file: Path, content: dict[str, Any]) -> None:
@@ -129,10 +143,11 @@ def save(file: Path, content: dict[str, Any]) -> None:
 def remember(project: Project, columns: dict[str, Iterable[str]]) -> None:
     """Have rows with these texts, by column, never gathered again."""
     conf = store.read(project)
-    now = known(conf)
-    key = bytes.fromhex(now["key"])
+    key = bytes.fromhex(known(conf)["key"])
     new = {keyed(key, column, value) for column, values in columns.items() for value in values}
-    save(conf.home / FILE, {**now, "digests": sorted({*now["digests"], *new})})
+    with alone(conf):
+        now = known(conf)
+        save(conf.home / FILE, {**now, "digests": sorted({*now["digests"], *new})})
 
 
 @dataclass(frozen=True)
@@ -148,25 +163,19 @@ class Known(erasure.Subject):
 
 def sieve(project: Project, conf: store.Store, file: Path) -> int:
     """Take the rows of whoever was forgotten out of FILE, which is about to be gathered; return how many."""
-    if not (conf.home / FILE).is_file():
-        return 0
-    now = known(conf)
-    if not now["digests"]:
+    if not (found := digests(conf)):
         return 0
     names = filter(None, (project.data.KEY, prediction_log.open_log(project).entity))
-    columns = dict.fromkeys(names, frozenset[str]())
-    return erasure.take_out(file, Known(columns, bytes.fromhex(now["key"]), frozenset(now["digests"])))
+    return erasure.take_out(file, Known(dict.fromkeys(names, frozenset[str]()), *found))
 
 
 def without(log: prediction_log.PredictionLog, labels: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return LABELS, as `feedback` takes them, but for those of a key that was forgotten."""
-    conf, name = store.read(log.project), log.project.data.KEY
-    if not (conf.home / FILE).is_file():
+    if not (found := digests(store.read(log.project))):
         return labels
-    now = known(conf)
-    key, digests = bytes.fromhex(now["key"]), frozenset(now["digests"])
+    (key, theirs), name = found, log.project.data.KEY
     return [
-        one for one in labels if not one.get("key") or keyed(key, name, log.as_written(name, one["key"])) not in digests
+        one for one in labels if not one.get("key") or keyed(key, name, log.as_written(name, one["key"])) not in theirs
     ]
 
 

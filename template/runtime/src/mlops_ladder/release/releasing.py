@@ -261,7 +261,7 @@ def move(project: Project, client: MlflowClient, facts: dict[str, str]) -> None:
 def facts_of(name: str, model: str, there: Any | None, **given: str) -> dict[str, str]:
     """Return the record of a release: what, from what, by whom, why, approved by whom, when."""
     tags = there.tags if there else {}
-    kept = ("digest", "origin_run", "validation_status", "approved_by", "approved_at", "approved_reason")
+    kept = ("digest", "origin_run", "validation_status", "approved_by", "approved_at", "approved_as", "approved_reason")
     return {
         "environment": name,
         "model": model,
