@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import subprocess
+import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -113,6 +114,7 @@ def test_a_public_table_goes_through_gates_release_feedback_and_retraining(
     name: str, project: Render, environment: Render
 ) -> None:
     """The project's own suite: deployed, approved, served, asked, labelled, monitored, retrained and released, refused."""
-    folder, python = project(LEVELS[-1]), environment(LEVELS[-1])
-    adopt(name, folder, python)
-    run(folder, python, "pytest", "-q", "-p", "no:cacheprovider", "tests")
+    folder = project(LEVELS[-1])
+    adopt(name, folder, environment(LEVELS[-1]))
+    subprocess.run(["uv", "sync", "-q", "--python", sys.executable], cwd=folder, check=True)
+    run(folder, folder / ".venv/bin/python", "pytest", "-q", "-p", "no:cacheprovider", "tests")

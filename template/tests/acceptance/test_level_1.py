@@ -319,7 +319,7 @@ def test_the_service_names_each_cell_that_is_wrong_and_explains_what_is_no_row(c
         400: client.post("/predict", content=b'{"half": ', headers=JSON),
         404: client.get("/nowhere"),
         405: client.get("/predict"),
-        413: client.post("/predict", content=b"[" + b"{}," * 400_000 + b"{}]", headers=JSON),
+        413: client.post("/predict", content=b"[" + b"{}," * 4_000_000 + b"{}]", headers=JSON),
         415: client.post("/predict", content=b"a,b", headers={"content-type": "text/csv"}),
         422: client.post("/predict", json=[row] * 1001),
     }

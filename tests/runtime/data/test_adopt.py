@@ -304,6 +304,24 @@ def test_of_a_large_table_a_sample_is_committed_and_all_rows_are_gathered(folder
     assert "path: data/adopted" in (folder / "data/catalog.yml").read_text()
 
 
+def test_several_columns_name_a_row_together(folder: Path, adopt: Adopt) -> None:
+    rows = orders().drop(columns="ordered")
+    rows.insert(0, "shop", [3, 4] * 200)
+    rows.insert(1, "day", pd.date_range("2023-01-01", periods=200).repeat(2))
+    rows.to_csv(folder / "orders.csv", index=False)
+    twice = adopt("orders.csv", "--target", "returned", "--key", "day", exit_code=2)
+    assert "--key day: there must be a value in each row, and none twice" in twice
+    adopt("orders.csv", "--target", "returned", "--key", "shop", "day")
+    data, whole = read(folder)
+    assert (data.KEY, {"shop", "day"} <= set(data.SCHEMA)) == ("row_key", True)
+    assert whole["row_key"].is_unique and "3-2023-01-01T00:00:00" in set(whole["row_key"])
+    one = whole.head(1).drop(columns="row_key").assign(returned="yes")
+    (folder / "alone").mkdir()
+    one.assign(shop=one["shop"].astype(int)).to_parquet(folder / "alone/one.parquet")
+    assert data.read(folder / "alone")["row_key"].tolist() == whole["row_key"].head(1).tolist()
+    assert "max_repeated" not in (folder / "conf/validation.yml").read_text()
+
+
 def test_a_table_without_time_key_or_category_is_adopted(folder: Path, adopt: Adopt) -> None:
     rows = orders()[["weight", "returned"]]
     pd.concat([rows, rows.assign(returned=None)]).to_csv(folder / "orders.csv", index=False)

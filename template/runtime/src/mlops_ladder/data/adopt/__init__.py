@@ -30,7 +30,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", nargs="?", help=f"file ({', '.join(read.READERS)}), folder of such, or SQL URL#table")
     parser.add_argument("--target", help="column to predict")
     parser.add_argument("--time", help="column that says when the prediction is needed; rows are split by it")
-    parser.add_argument("--key", help="column with one value a row; without it one is looked for, else made")
+    parser.add_argument(
+        "--key",
+        metavar="COLUMN",
+        nargs="+",
+        default=[],
+        help="column with one value a row, or several that name a row together; without it one is looked for, else made",
+    )
     parser.add_argument(
         "--problem",
         help="classification (two labels), multiclass (several) or regression; without it the target decides",

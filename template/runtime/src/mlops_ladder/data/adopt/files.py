@@ -176,7 +176,7 @@ def training(text: str, plan: Plan, fit: Fit | None) -> str:
 def validation(text: str, plan: Plan, fit: Fit | None) -> str:
     text = put(text, r"which ends in 2013", "which ends when it was taken")
     least = min(1_000, max(50, plan.n_rows // 4))
-    if plan.made_key and plan.repeated < 0.5:
+    if plan.made_key and not plan.key_of and plan.repeated < 0.5:
         most = math.ceil(plan.repeated * 150 + 5) / 100
         text = put(
             text,

@@ -59,7 +59,7 @@ def rule(column: Column, plan: Plan) -> str:
     """Return the line of SCHEMA for COLUMN."""
     parts = {"type": quoted(column.type)}
     if column.role == "key":
-        parts = {"type": '"text"', "unique": "True"}
+        parts = {"type": '"text"'} | ({"unique": "True"} if column.name == plan.key else {})
     elif column.role == "target" and plan.positive:
         parts = {"type": '"boolean"'}
     elif column.role == "target" and plan.classes:
@@ -119,7 +119,7 @@ def data_module(plan: Plan) -> str:
         f"TARGET = {quoted(plan.target)}"
         + (f"  # {plan.positive} is true, {plan.negative} false" if plan.positive else ""),
         f"KEY = {quoted(plan.key)}"
-        + ("  # made by `read`: the table has none" if plan.made_key else "  # one value a row, unique"),
+        + ("  # one value a row, unique" if not plan.made_key else f"  # made by `read`{key_source(plan)}"),
         f"TIME = {quoted(plan.time)}  # when the prediction is needed; rows are split by it, never at random"
         if plan.time
         else "TIME: str | None = None  # no row says when: rows are split by the hash of KEY",
@@ -172,7 +172,14 @@ def data_module(plan: Plan) -> str:
         lines[-1] += "  # what is neither is unknown, not false"
     if plan.rare:
         lines += ["    rows[TARGET] = rows[TARGET].map(lambda label: RARE.get(label, label))"]
-    if plan.made_key:
+    if plan.key_of:
+        lines += [
+            "    parts = [",
+            *(f"        {as_key(column)}," for column in plan.columns if column.name in plan.key_of),
+            "    ]",
+            '    rows[KEY] = parts[0].str.cat(parts[1:], sep="-")',
+        ]
+    elif plan.made_key:
         lines += [
             "    given = rows[[name for name in SCHEMA if name not in (KEY, TARGET)]]",
             '    digest = pd.util.hash_pandas_object(given, index=False).map("{:016x}".format)',
@@ -183,6 +190,17 @@ def data_module(plan: Plan) -> str:
         lines += ["    if rows[TARGET].notna().all():", "        rows[TARGET] = rows[TARGET].astype(bool)"]
     lines += [f"    return rows[list(SCHEMA)].sort_values({order}, ignore_index=True)", ""]
     return "\n".join(lines)
+
+
+def key_source(plan: Plan) -> str:
+    return f" of {' and '.join(plan.key_of)}" if plan.key_of else ": the table has none"
+
+
+def as_key(column: Column) -> str:
+    """Return the code for the texts of a column that is a part of the key, each the same whichever rows are beside it."""
+    ways = {"number": '.map("{:.15g}".format)', "time": '.dt.strftime("%Y-%m-%dT%H:%M:%S")'}
+    way = ".astype(str)" if column.role == "key" else ways.get(column.type, ".astype(str)")
+    return f"rows[{quoted(column.name)}]{way}"
 
 
 def parts(plan: Plan) -> dict[str, tuple[str, str]]:

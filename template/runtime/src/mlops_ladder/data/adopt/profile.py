@@ -90,6 +90,7 @@ class Plan:
     weak: list[str] = field(default_factory=list)  # families of model.py that are no better than its baseline
     dropped: list[str] = field(default_factory=list)  # labels whose rows are left out
     repeated: float = 0.0  # share of rows that say what another says, the key aside
+    key_of: list[str] = field(default_factory=list)  # the columns that name a row together, if it takes several
 
     def of(self, *roles: str) -> list[Column]:
         return [column for column in self.columns if column.role in roles]
@@ -132,7 +133,7 @@ def make(
     *,
     target: str,
     time: str | None = None,
-    key: str | None = None,
+    key: list[str] | None = None,
     problem: str | None = None,
     positive: str | None = None,
     drop: list[str] | None = None,
@@ -142,7 +143,7 @@ def make(
 
     Raises UsageError for a wrong option, Refused for a table of which no model can be made.
     """
-    for option, names in (("--target", [target]), ("--time", [time]), ("--key", [key]), ("--drop", drop or [])):
+    for option, names in (("--target", [target]), ("--time", [time]), ("--key", key or []), ("--drop", drop or [])):
         for column in filter(None, names):
             check(column, rows, option)
     rows = typed(rows.drop(columns=[column for column in drop or [] if column != target]), time)
@@ -168,19 +169,27 @@ def make(
             remarks.append(f"{target}: taken for {known[target].nunique()} classes; if it counts, --problem regression")
     elif not pd.api.types.is_numeric_dtype(rows[target]) or pd.api.types.is_bool_dtype(rows[target]):
         raise UsageError(f"--problem regression: {target} holds {rows[target].dropna().iloc[0]!r}, must hold numbers")
-    key = key or find_key(rows, target, time)
-    if key and (rows[key].isna().any() or not rows[key].is_unique):
+    keys = key or list(filter(None, [find_key(rows, target, time)]))
+    if keys and (rows[keys].isna().any(axis=None) or rows.duplicated(keys).any()):
         raise UsageError(
-            f"--key {key}: it must have a value in each row, and none twice; leave --key out and a key is made"
+            f"--key {' '.join(keys)}: there must be a value in each row, and none twice; leave --key out and a key is made"
         )
+    if target in keys:
+        raise UsageError(f"--key {target}: it is the target, which is not known when a row is named")
+    named = keys[0] if len(keys) == 1 else None
     truth = known[target].eq(positive) if positive else known[target].replace(rare)
     if chosen == "regression":
         truth = pd.to_numeric(truth)
-    columns = [decide(rows[column], column, truth, (target, time, key)) for column in rows]
+    columns = [decide(rows[column], column, truth, (target, time, named)) for column in rows]
     for decided in columns:
+        if decided.name in keys and decided.role not in ("key", "time", *USED):
+            decided.role = "key"
+        if len(keys) > 1 and decided.name in keys:
+            decided.why += "; part of the key"
         if given := (markers or {}).get(decided.name):
             decided.why += f"; missing where it says {', '.join(map(str, given))}"
-    plan = Plan(source, slug(name), chosen, target, positive, negative, key or KEY, time, columns, len(rows))
+    plan = Plan(source, slug(name), chosen, target, positive, negative, named or KEY, time, columns, len(rows))
+    plan.key_of = keys if len(keys) > 1 else []
     if chosen == "multiclass":
         plan.rare, plan.classes, plan.label = rare, sorted(truth.unique()), str(truth.mode().iloc[0])
     if not plan.of(*USED, "time"):
