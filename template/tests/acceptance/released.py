@@ -45,7 +45,8 @@ import mlflow
 
 class Adds(mlflow.pyfunc.PythonModel):
     def predict(self, context, model_input, params=None):
-        return model_input["risk"] * 2 + model_input["weight"]
+        risk = model_input["risk"].map(lambda risk: len(risk) if isinstance(risk, str) else risk)  # of a label its length
+        return risk * 2 + model_input["weight"]
 
 mlflow.models.set_model(Adds())
 """
@@ -298,7 +299,7 @@ def released(
         said["refused by its gates"] = command("deploy", "2", "--env", "test", exit_code=3)
         said["refused for approval"] = command("approve", "2", "--reason", "please", exit_code=3)
         command("approve", "3", "--reason", "reviewed 3")
-        add_another_model(project)
+        add_another_model(project, risks(data)[0])
         several(configure, project.model, model.OUTPUT)
         with serve(folder, "--model", "env:prod", MLFLOW_TRACKING_URI="") as (http, _):
             project.http = http
@@ -338,11 +339,21 @@ def never(predict: Callable[[pd.DataFrame], Any], rows: pd.DataFrame) -> Any:
     return (rows.index != rows.index).astype(bool)
 
 
-def add_another_model(project: Project) -> None:
-    """Register a model of another kind, which takes a risk and a weight."""
+def risks(data: ModuleType) -> list[Any]:
+    """Return two predictions: labels where they are of several classes, else numbers."""
+    return data.SCHEMA[data.TARGET]["values"][:2] if data.PROBLEM == "multiclass" else [0.25, 1.0]
+
+
+def weigh(risk: Any) -> float:
+    """Return what the other model makes of a prediction."""
+    return 2 * (len(risk) if isinstance(risk, str) else risk)
+
+
+def add_another_model(project: Project, risk: Any) -> None:
+    """Register a model of another kind, which takes a RISK and a weight."""
     Path("adds.py").write_text(ADDS, encoding="utf-8")
     client = project.store()
-    example = pd.DataFrame({"risk": [0.5], "weight": [100.0]})
+    example = pd.DataFrame({"risk": [risk], "weight": [100.0]})
     mlflow.set_tracking_uri(client.tracking_uri)
     try:
         with mlflow.start_run(experiment_id=client.create_experiment("other", str(project.folder / "other"))):

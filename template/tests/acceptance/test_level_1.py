@@ -143,7 +143,7 @@ def test_a_release_tags_its_commit_once_by_its_version_and_pushes_the_tag(releas
 
 @pytest.mark.practice("automated-builds", "prediction-service", "scoring-script-version-control")
 def test_what_was_built_of_the_commit_scores_and_serves_where_nothing_else_is(
-    released: Path, handed_over: Path, call: Call, package: str, tmp_path: Path
+    released: Path, handed_over: Path, call: Call, package: str, tmp_path: Path, close: Any
 ) -> None:
     assert call(tmp_path, "uv", "venv", "--quiet", "--python", sys.executable, "venv").returncode == 0
     [python] = [*tmp_path.glob("venv/bin/python"), *tmp_path.glob("venv/Scripts/python.exe")]
@@ -156,7 +156,7 @@ def test_what_was_built_of_the_commit_scores_and_serves_where_nothing_else_is(
     done = call(handed_over, script, "score", "rows.csv", "--output", "scored.csv", PYTHONPATH="")
     assert done.returncode == 0, done.stderr
     predicted = pd.read_csv(handed_over / "scored.csv")[note["output"]]
-    assert list(predicted) == pytest.approx([note["example"]["prediction"]] * 2, rel=1e-9)
+    assert list(predicted) == close([note["example"]["prediction"]] * 2)
     words, environment = [script, "serve", "--port", "0"], os.environ | {"PYTHONPATH": ""}
     with subprocess.Popen(words, cwd=handed_over, env=environment, stdout=subprocess.PIPE, text=True) as service:
         try:
@@ -331,11 +331,11 @@ def test_the_service_names_each_cell_that_is_wrong_and_explains_what_is_no_row(c
 
 @pytest.mark.practice("basic-model-integration-test")
 def test_the_service_answers_each_row_as_score_does(
-    client: httpx.Client, handed_over: Path, run: Any, data: ModuleType, features: ModuleType
+    client: httpx.Client, handed_over: Path, run: Any, data: ModuleType, features: ModuleType, close: Any
 ) -> None:
     note = read_note(NOTE)
     example = client.post("/predict", json=note["example"]["row"]).json()
-    assert example["predictions"] == pytest.approx([note["example"]["prediction"]], rel=1e-9)
+    assert example["predictions"] == close([note["example"]["prediction"]])
     rows = data.read("data/raw").tail(60)[features.COLUMNS].reset_index(drop=True)
     for name in features.COLUMNS:
         if data.SCHEMA[name].get("null"):
@@ -346,7 +346,7 @@ def test_the_service_answers_each_row_as_score_does(
     records = json.loads(rows.to_json(orient="records", date_format="iso", double_precision=15))
     alone = [client.post("/predict", json=record).json()["predictions"][0] for record in records]
     together = client.post("/predict", json=records).json()["predictions"]
-    assert alone == pytest.approx(batch, rel=1e-9) and together == pytest.approx(batch, rel=1e-9)
+    assert alone == close(batch) and together == close(batch)
 
 
 @pytest.mark.practice("operational-metrics")

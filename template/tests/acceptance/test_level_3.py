@@ -24,6 +24,7 @@ import httpx
 import pandas as pd
 import pytest
 import yaml
+from released import risks, weigh
 
 pytest_plugins = ["released"]
 
@@ -168,14 +169,15 @@ def test_a_release_reaches_callers_on_every_endpoint_without_a_failed_request(pr
 
 
 @pytest.mark.practice("model-composition", "framework-agnostic-serving")
-def test_a_model_of_another_framework_answers_alone_and_fed_by_this_one(prod: Any) -> None:
-    answer = prod.http.post("/other/predict", json=[{"risk": 0.25, "weight": 7}, {"risk": 1, "weight": 0}])
-    assert answer.json()["predictions"] == [7.5, 2.0]
-    assert prod.http.post("/other/predict", json={"risk": "high", "weight": 7}).status_code == 422
+def test_a_model_of_another_framework_answers_alone_and_fed_by_this_one(prod: Any, data: ModuleType) -> None:
+    one, other = risks(data)
+    answer = prod.http.post("/other/predict", json=[{"risk": one, "weight": 7}, {"risk": other, "weight": 0}])
+    assert answer.json()["predictions"] == [weigh(one) + 7, weigh(other)]
+    assert prod.http.post("/other/predict", json={"risk": one, "weight": "heavy"}).status_code == 422
     [risk] = prod.http.post("/predict", json=prod.row).json()["predictions"]
     fed = prod.http.post("/both/predict", json=prod.row | {"weight": 100.0})
-    assert fed.json()["predictions"] == pytest.approx([risk * 2 + 100], rel=1e-6)
-    refused = prod.http.post("/both/predict", json=prod.row | {"weight": 100.0, "risk": 1.0})
+    assert fed.json()["predictions"] == pytest.approx([weigh(risk) + 100], rel=1e-6)
+    refused = prod.http.post("/both/predict", json=prod.row | {"weight": 100.0, "risk": one})
     assert (refused.status_code, refused.json()["error"]) == (422, "row 0: risk is no column of this model")
 
 
@@ -256,7 +258,7 @@ def test_who_has_no_key_or_asks_too_much_is_turned_away_and_all_is_said_over_tls
 
 @pytest.mark.practice("batch-scoring-pipeline", "tests-for-all-code")
 def test_a_batch_is_what_the_service_answers_and_takes_and_refuses_the_same_rows(
-    prod: Any, run: Run, tmp_path: Path, data: ModuleType, features: ModuleType
+    prod: Any, run: Run, tmp_path: Path, data: ModuleType, features: ModuleType, close: Any
 ) -> None:
     rules = {name: data.SCHEMA[name] for name in features.COLUMNS}
     rows = data.read(prod.folder / "data/raw").head(20).reset_index(drop=True)
@@ -278,8 +280,8 @@ def test_a_batch_is_what_the_service_answers_and_takes_and_refuses_the_same_rows
         one.update({name: one[name].rstrip("Z") for name in one if rules[name]["type"] == "time" and one[name]})
     together = prod.http.post("/predict", json=sent).json()
     alone = [prod.http.post("/predict", json=one).json()["predictions"][0] for one in sent]
-    assert alone == pytest.approx(together["predictions"], rel=1e-5, abs=1e-5)
-    assert scored[together["output"]].tolist() == pytest.approx(alone, rel=1e-5, abs=1e-5)
+    assert alone == close(together["predictions"], rel=1e-5, abs=1e-5)
+    assert scored[together["output"]].tolist() == close(alone, rel=1e-5, abs=1e-5)
     before = file.stat().st_mtime_ns
     run(*into)
     assert file.stat().st_mtime_ns == before, "what is scored is not scored again"

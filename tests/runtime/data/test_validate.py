@@ -1,5 +1,6 @@
 """What `validate` lets pass and what it refuses: a case of both for each kind of expectation, on a table of its own."""
 
+import contextlib
 import json
 import shutil
 import socket
@@ -14,7 +15,9 @@ import pytest
 from flight_delays import data, features
 from flight_delays.__main__ import main
 from mlops_ladder.core.errors import ProjectError, Refused
+from mlops_ladder.data import data_sets
 from mlops_ladder.data.validate import Report, Validation, check_schema, stop_bad, validate, write_report
+from mlops_ladder.training import pipeline, stages
 from projects import FLIGHTS
 
 LIMITS = Validation(min_rows=20, max_rows=60, max_missing=0.5, as_of="newest", max_age_days=3, examples=2)
@@ -371,3 +374,21 @@ def test_a_breach_stops_the_pipeline_and_leaves_data_versions_runs_and_registry_
     assert f"{data.KEY} must be unique" in run("train", "--data", "doubled", exit_code=3)
     assert [run("datasets", "--json"), run("runs", "--json"), (workplace / "mlflow.db").read_bytes()] == before
     assert ">must be unique</td>" in (workplace / "data/pipeline/validation.html").read_text("utf-8")
+
+
+@pytest.mark.practice("data-validation")
+@pytest.mark.parametrize("n_logged", [0, 40])
+def test_callers_may_ask_about_the_same_twice_and_files_may_not_say_it_twice(workdir: Path, n_logged: int) -> None:
+    with (workdir / "conf/validation.yml").open("a", encoding="utf-8") as conf:
+        conf.write("max_repeated: 0.05\n")
+    rows = data.read("data/raw")
+    again = rows.head(len(rows) // 4).assign(**{data.KEY: [f"again-{n}" for n in range(len(rows) // 4)]})
+    snapshot = Path("data/snapshot")
+    (snapshot / data_sets.ROWS).mkdir(parents=True)
+    twice = pd.concat([rows, again]).sort_values([data.TIME, data.KEY], ignore_index=True)
+    twice.to_parquet(snapshot / data_sets.ROWS / "rows.parquet", index=False)
+    (snapshot / data_sets.MADE_OF).write_text(json.dumps({"log": {"rows": n_logged}}))
+    Path("data/pipeline").mkdir(exist_ok=True)
+    shutil.copy("conf/training.yml", pipeline.SETTINGS)
+    with contextlib.nullcontext() if n_logged else pytest.raises(Refused, match="repeat another row"):
+        stages.validate_stage(FLIGHTS)

@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from ..core import levels
+from ..core.files import read_json
 from ..core.project import Project
 from . import split, store
 
@@ -26,6 +27,12 @@ def read(project: Project, folder: Path, source: Any = None) -> pd.DataFrame:
     if made:
         return pd.concat([pd.read_parquet(file) for file in made], ignore_index=True)
     return (source or project.data).read(folder)
+
+
+def of_callers(folder: Path) -> bool:
+    """Whether rows of the prediction log are in the data set in FOLDER: callers may ask about the same twice."""
+    file = folder / MADE_OF
+    return file.is_file() and bool(read_json(file).get("log", {}).get("rows"))
 
 
 def profile(project: Project, rows: pd.DataFrame) -> dict[str, Any]:

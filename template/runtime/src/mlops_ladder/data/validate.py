@@ -140,13 +140,18 @@ def run(project: Project, options: argparse.Namespace) -> None:
         print(f"{report}; report {options.report}")
 
 
-def stop_bad(project: Project, rows: pd.DataFrame, source: str, file: Path | None = None) -> None:
-    """Write the report on ROWS to FILE, .html and .json, and raise Refused when they are bad: the pipeline's stage."""
+def stop_bad(
+    project: Project, rows: pd.DataFrame, source: str, file: Path | None = None, repeats: bool = False
+) -> None:
+    """Write the report on ROWS to FILE, .html and .json, and raise Refused when they are bad: the pipeline's stage.
+
+    With REPEATS they may say the same again, whatever conf/validation.yml says: no file that came twice is looked for.
+    """
     check_schema(project, project.data.SCHEMA)
-    write_report(
-        validate(project, rows, settings.read(project, "validation", Validation), source=source),
-        file or project.path(PIPELINE_REPORT),
-    )
+    limits = settings.read(project, "validation", Validation)
+    if repeats:
+        limits = limits.model_copy(update={"max_repeated": 1})
+    write_report(validate(project, rows, limits, source=source), file or project.path(PIPELINE_REPORT))
 
 
 def outdated(project: Project, file: Path | None = None) -> bool:

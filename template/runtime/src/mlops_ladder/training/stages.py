@@ -44,8 +44,9 @@ def ingest_stage(project: Project) -> None:
 def validate_stage(project: Project) -> None:
     """Stop when the rows break SCHEMA or conf/validation.yml."""
 
-    name = read_settings(project).data
-    validate.stop_bad(project, validate.read(project, project.path(SNAPSHOT), name), source=name)
+    name, folder = read_settings(project).data, project.path(SNAPSHOT)
+    asked = data_sets.of_callers(folder)
+    validate.stop_bad(project, validate.read(project, folder, name), source=name, repeats=asked)
 
 
 def validate_stage_beside(project: Project) -> None:
