@@ -304,6 +304,16 @@ def test_of_a_large_table_a_sample_is_committed_and_all_rows_are_gathered(folder
     assert "path: data/adopted" in (folder / "data/catalog.yml").read_text()
 
 
+@pytest.mark.parametrize(
+    ("form", "is_one"), [("${:,.2f}", True), ("{:.1f} %", True), ("{:.3f} kg", True), ("A{:.2f}X", False)]
+)
+def test_numbers_that_are_written_as_texts_are_named(form: str, is_one: bool, folder: Path, adopt: Adopt) -> None:
+    rows = orders()
+    rows.assign(price=[form.format(1_000 * value) for value in rows["weight"]]).to_csv(folder / "o.csv", index=False)
+    printed = adopt("o.csv", "--target", "returned", "--time", "ordered")
+    assert ("price: numbers written as" in printed) == is_one and "price" in printed
+
+
 def test_several_columns_name_a_row_together(folder: Path, adopt: Adopt) -> None:
     rows = orders().drop(columns="ordered")
     rows.insert(0, "shop", [3, 4] * 200)

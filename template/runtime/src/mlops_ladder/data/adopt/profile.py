@@ -40,6 +40,7 @@ LEAK = 0.99  # AUC, balanced accuracy of several classes, or R2 of one column al
 N_CLASSES = 50  # labels that a model tells apart at most; rarer ones are one together
 LEAST = 20  # rows of a label: with fewer, a part of the split has none or a handful
 OTHER = "other"  # what labels with fewer are together
+WRITTEN_NUMBER = r"[-+(]?\s*[^\w\s.,%-]?\s*-?\d[\d.,' ]*\s*(?:%|[^\W\d]{1,4}|[^\w\s])?\)?"  # $1,234.50, 12 %, 3 kg
 USED = ("number", "category", "boolean", "date", "text")  # roles that become inputs
 
 
@@ -378,7 +379,11 @@ def role_of(column: pd.Series, given: pd.Series, shown: Column, truth: pd.Series
     if (skill := alone(column[truth.index], truth)) >= LEAK:
         return "leak", f"it alone gives the target away ({skill:.3f} of 1): known too late?"
     if shown.type == "category" and shown.distinct > N_CATEGORIES:
-        return ("text", "its words") if is_prose(given) else ("identifier", "a text of too many values")
+        if is_prose(given):
+            return "text", "its words"
+        shown_as = given.astype(str).head(2_000).str.fullmatch(WRITTEN_NUMBER).mean()
+        why = f"numbers written as {given.iloc[0]!r}: an input when the source gives them plain, as 1234.5"
+        return "identifier", why if shown_as > 0.9 else "a text of too many values"
     if shown.type == "number" and re.search(r"(?:^|[_\W])id$", shown.name.lower()):
         return "identifier", "a number that is a name"
     return {"time": ("date", "parts of the date")}.get(shown.type, (shown.type, "an input"))
