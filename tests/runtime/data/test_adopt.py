@@ -314,6 +314,19 @@ def test_numbers_that_are_written_as_texts_are_named(form: str, is_one: bool, fo
     assert ("price: numbers written as" in printed) == is_one and "price" in printed
 
 
+def test_a_table_with_a_column_of_the_keys_name_keeps_both(folder: Path, adopt: Adopt) -> None:
+    orders().rename(columns={"weight": "row_key"}).to_csv(folder / "orders.csv", index=False)
+    adopt("orders.csv", "--target", "returned", "--time", "ordered")
+    data, rows = read(folder)
+    assert data.KEY == "row_key_" and rows["row_key_"].is_unique and rows["row_key"].dtype == "float64"
+
+
+def test_a_time_in_numbers_is_refused_as_it_is_written(folder: Path, adopt: Adopt) -> None:
+    orders().assign(ordered=range(1_579_046_400, 1_579_046_800)).to_csv(folder / "orders.csv", index=False)
+    printed = adopt("orders.csv", "--target", "returned", "--time", "ordered", exit_code=2)
+    assert "--time ordered: it holds 1579046400, must hold dates" in printed
+
+
 def test_several_columns_name_a_row_together(folder: Path, adopt: Adopt) -> None:
     rows = orders().drop(columns="ordered")
     rows.insert(0, "shop", [3, 4] * 200)

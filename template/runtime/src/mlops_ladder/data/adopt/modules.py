@@ -132,7 +132,7 @@ def data_module(plan: Plan) -> str:
         "# min, max: bounds of a number, both included, with a margin around what the table held; max_length: of a text, in",
         "# characters (default: 1,000); null: may it be missing (default: no); unique: no value twice.",
         "SCHEMA: dict[str, dict] = {",
-        *(['    "row_key": {"type": "text", "unique": True},'] if plan.made_key else []),
+        *([f'    {quoted(plan.key)}: {{"type": "text", "unique": True}},'] if plan.made_key else []),
         *(rule(column, plan) for column in stays),
         "}",
     ]

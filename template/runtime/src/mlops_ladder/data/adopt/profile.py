@@ -98,7 +98,7 @@ class Plan:
 
     @property
     def made_key(self) -> bool:
-        return self.key == KEY
+        return all(column.name != self.key for column in self.columns)
 
     @property
     def texts(self) -> list[str]:
@@ -169,7 +169,9 @@ def make(
         if not problem and pd.to_numeric(known[target], errors="coerce").notna().all():
             remarks.append(f"{target}: taken for {known[target].nunique()} classes; if it counts, --problem regression")
     elif not pd.api.types.is_numeric_dtype(rows[target]) or pd.api.types.is_bool_dtype(rows[target]):
-        raise UsageError(f"--problem regression: {target} holds {rows[target].dropna().iloc[0]!r}, must hold numbers")
+        raise UsageError(
+            f"--problem regression: {target} holds {plain(rows[target].dropna().iloc[0])}, must hold numbers"
+        )
     keys = key or list(filter(None, [find_key(rows, target, time)]))
     if keys and (rows[keys].isna().any(axis=None) or rows.duplicated(keys).any()):
         raise UsageError(
@@ -189,7 +191,9 @@ def make(
             decided.why += "; part of the key"
         if given := (markers or {}).get(decided.name):
             decided.why += f"; missing where it says {', '.join(map(str, given))}"
-    plan = Plan(source, slug(name), chosen, target, positive, negative, named or KEY, time, columns, len(rows))
+    plan = Plan(
+        source, slug(name), chosen, target, positive, negative, named or free(KEY, rows), time, columns, len(rows)
+    )
     plan.key_of = keys if len(keys) > 1 else []
     if chosen == "multiclass":
         plan.rare, plan.classes, plan.label = rare, sorted(truth.unique()), str(truth.mode().iloc[0])
@@ -210,6 +214,18 @@ def make(
     stays = kept(rows, plan)
     plan.repeated = float(stays.drop(columns=plan.key, errors="ignore").astype("str").duplicated().mean())
     return plan, stays
+
+
+def plain(value: Any) -> str:
+    """Return VALUE as it is written in code: 5, not np.int64(5)."""
+    return repr(value.item() if hasattr(value, "item") else value)
+
+
+def free(name: str, rows: pd.DataFrame) -> str:
+    """Return NAME, longer where a column of ROWS is called so."""
+    while name in rows:
+        name += "_"
+    return name
 
 
 CHOICES = "must be classification (two labels, --positive names one), multiclass (several) or regression (a number)"
@@ -238,7 +254,7 @@ def typed(rows: pd.DataFrame, time: str | None) -> pd.DataFrame:
             rows[name] = rows[name].astype("datetime64[us]")
     if time and not pd.api.types.is_datetime64_dtype(rows[time]):
         raise UsageError(
-            f"--time {time}: it holds {rows[time].dropna().iloc[0]!r}, must hold dates, best as 2013-07-04T10:00"
+            f"--time {time}: it holds {plain(rows[time].dropna().iloc[0])}, must hold dates, best as 2013-07-04T10:00"
         )
     return rows
 
@@ -263,7 +279,7 @@ def problem_of(truth: pd.Series, positive: str | None) -> str:
     """Return classification for two values, regression for many numbers, else multiclass; raises Refused for one value."""
     n = truth.nunique()
     if n == 1:
-        raise Refused(f"{truth.name} is {truth.iloc[0]!r} in each row: there is nothing to predict")
+        raise Refused(f"{truth.name} is {plain(truth.iloc[0])} in each row: there is nothing to predict")
     if n == 2 or positive:
         return "classification"
     if pd.api.types.is_numeric_dtype(truth) and (n > 20 or not (truth == truth.round()).all()):
@@ -282,7 +298,7 @@ def rare_labels(truth: pd.Series) -> dict[str, str]:
     """Return what becomes of labels with too few rows, {label: other}; raises Refused when hardly any has enough."""
     counts = truth.value_counts()
     if len(counts) < 2:
-        raise Refused(f"{truth.name} is {truth.iloc[0]!r} in each row: there is nothing to predict")
+        raise Refused(f"{truth.name} is {plain(truth.iloc[0])} in each row: there is nothing to predict")
     common = counts[counts >= LEAST].head(N_CLASSES)
     if len(common) < 2 or common.sum() < len(truth) / 2:
         raise Refused(
