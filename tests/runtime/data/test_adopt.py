@@ -321,6 +321,16 @@ def test_a_table_with_a_column_of_the_keys_name_keeps_both(folder: Path, adopt: 
     assert data.KEY == "row_key_" and rows["row_key_"].is_unique and rows["row_key"].dtype == "float64"
 
 
+def test_an_infinite_number_is_a_missing_one(folder: Path, adopt: Adopt) -> None:
+    rows = orders()
+    rows.loc[:9, "weight"] = np.inf
+    rows.to_csv(folder / "orders.csv", index=False)
+    adopt("orders.csv", "--target", "returned", "--time", "ordered")
+    data, read_again = read(folder)
+    assert data.SCHEMA["weight"]["null"] is True and data.SCHEMA["weight"]["max"] < 100
+    assert read_again["weight"].isna().sum() == 10
+
+
 def test_a_time_in_numbers_is_refused_as_it_is_written(folder: Path, adopt: Adopt) -> None:
     orders().assign(ordered=range(1_579_046_400, 1_579_046_800)).to_csv(folder / "orders.csv", index=False)
     printed = adopt("orders.csv", "--target", "returned", "--time", "ordered", exit_code=2)

@@ -368,6 +368,8 @@ def find_key(rows: pd.DataFrame, target: str, time: str | None) -> str | None:
 
 def decide(column: pd.Series, name: str, truth: pd.Series, named: tuple[str | None, ...]) -> Column:
     """Return the role of COLUMN and why it has it."""
+    if pd.api.types.is_float_dtype(column):
+        column = column.replace([np.inf, -np.inf], np.nan)  # as `kept` does
     given = column.dropna()
     shown = Column(name, kind(column), "", missing=int(column.isna().sum()), distinct=int(given.nunique()))
     if shown.type == "number" and len(given):
