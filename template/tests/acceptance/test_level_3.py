@@ -453,7 +453,8 @@ def test_an_old_prediction_is_explained_and_its_model_made_again_without_a_diffe
     in_prod: Any, run: Run, package: str, released: Any, remaking: Future[subprocess.CompletedProcess[str]]
 ) -> None:
     Path("row.json").write_text(json.dumps(released.row), encoding="utf-8")
-    [answered] = released.http.post("/first/predict", json=released.row).json()["predictions"]
+    answer = released.http.post("/first/predict", json=released.row).json()
+    [answered] = [max(one.values()) for one in answer.get("probabilities", [])] or answer["predictions"]
     file = Path("src") / package / "features.py"
     file.write_text(file.read_text(encoding="utf-8") + "\nraise RuntimeError('edited since')\n", encoding="utf-8")
     told = run("explain", "row.json", "--version", "1", "--json")

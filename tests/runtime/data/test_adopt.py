@@ -1,9 +1,12 @@
 """`adopt`: tables of strangers in all their dialects, what is made of them, and what is refused."""
 
+import ast
 import json
 import os
 import shutil
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +16,7 @@ import pandas as pd
 import pytest
 from mlops_ladder.core import commands
 from mlops_ladder.core.project import Project
-from mlops_ladder.data.adopt import first_fit, swap
+from mlops_ladder.data.adopt import first_fit, modules, swap
 from projects import ROOT
 
 PACKAGE = "flight_delays"
@@ -319,6 +322,16 @@ def test_a_table_with_a_column_of_the_keys_name_keeps_both(folder: Path, adopt: 
     adopt("orders.csv", "--target", "returned", "--time", "ordered")
     data, rows = read(folder)
     assert data.KEY == "row_key_" and rows["row_key_"].is_unique and rows["row_key"].dtype == "float64"
+
+
+@pytest.mark.parametrize("name", ['it\'s "so"', 'say "x"', "it's", 'a\\b"c"', '"\\"', "''\"\"", 'ü\n"x"'])
+def test_a_name_with_quotes_is_written_as_ruff_formats_it(name: str) -> None:
+    line = f"x = {modules.quoted(name)}\n"
+    assert ast.literal_eval(modules.quoted(name)) == name
+    done = subprocess.run(
+        [sys.executable, "-m", "ruff", "format", "-"], input=line, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == line
 
 
 def test_an_infinite_number_is_a_missing_one(folder: Path, adopt: Adopt) -> None:

@@ -20,11 +20,12 @@ DATE_PARTS = {  # each with what it is of a column of times and of a single one
 
 
 def quoted(text: str) -> str:
-    """Return TEXT as a Python literal: in double quotes unless it has some."""
+    """Return TEXT as a Python literal, as ruff formats it: in double quotes unless single ones take fewer backslashes."""
     written = json.dumps(text, ensure_ascii=False)
-    return (
-        f"'{text}'" if '"' in text and len(written) == len(text) + 2 + text.count('"') and "'" not in text else written
-    )
+    if text.count('"') <= text.count("'"):
+        return written
+    inner = written[1:-1].replace('\\"', '"').replace("'", "\\'")
+    return f"'{inner}'"
 
 
 def listed(name: str, items: Iterable[str], comment: str = "") -> str:
