@@ -176,6 +176,10 @@ def turned(truth: pd.Series) -> pd.Series:
 
 def settle(configure: Command, data: ModuleType, primary: str) -> None:
     """Set what these tests rely on, in the current folder."""
+    truth = data.read("data/raw")[data.TARGET]
+    decayed = 0.05 * (
+        float(truth.std()) if data.PROBLEM == "regression" else 1
+    )  # by chance alone a small table's is 0.02
     believed = {"min_flips": 20, "max_flip_share": 0.05, "window_h": 24, "against": 0.2}
     configure(
         "prediction_log", url="sqlite:///data/predictions.db", entity=data.KEY, never_logged=["*contact*"], flush_s=0.05
@@ -186,7 +190,7 @@ def settle(configure: Command, data: ModuleType, primary: str) -> None:
     facts = {"owner": "trainer", "runbook": "docs/runbook.md#decay", "action": "retrain"}
     ours = {
         "input_drift": facts | {"kind": "drift", "source": "inputs", "threshold": 0.2, "action": "warn"},
-        "decay": facts | {"kind": "decay", "source": "labels", "threshold": 0.01},
+        "decay": facts | {"kind": "decay", "source": "labels", "threshold": decayed},
     }
     watched = {name: of | {"owner": "engineer"} for name, of in read("monitoring")["signals"].items()}
     configure("monitoring", window_days=30, label_delay_days=0, rows=200, confidence=0.99, resamples=10)

@@ -447,6 +447,11 @@ def test_what_stands_for_a_missing_value_is_found_declared_and_read_so(folder: P
     assert "missing where it says 9999" in printed and "missing where it says ?" in printed
     data, rows = read(folder)
     assert data.MISSING == {"weight": [9999], "color": ["?"], "price": ["unknown"]}
+    (folder / "spoilt").mkdir()
+    spoilt = pd.read_parquet(next((folder / "data/sample").glob("*.parquet"))).assign(price="broken")
+    spoilt.to_parquet(folder / "spoilt/a.parquet")
+    found = data.read(folder / "spoilt")["price"]  # the check of SCHEMA names the column, where an error here would not
+    assert set(found) == {"broken"}
     assert rows["weight"].isna().sum() == rows["color"].isna().sum() == rows["price"].isna().sum() == 20
     assert data.SCHEMA["weight"]["max"] < 100 and data.SCHEMA["weight"]["null"]
     assert data.SCHEMA["code"]["type"] == "category", "01 is no number"

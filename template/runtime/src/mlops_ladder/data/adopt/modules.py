@@ -109,9 +109,12 @@ def assigned(name: str, values: dict[str, str], comment: str = "") -> str:
 def data_module(plan: Plan) -> str:
     """Return data.py."""
     stays = plan.of("key", "time", *USED, "target")
+    missing = {column.name: plan.markers[column.name] for column in stays if column.name in plan.markers}
+    written = any(column.type == "number" for column in stays if column.name in missing)  # as text, beside a marker
     lines = [
         '"""Where the rows come from and what a row must look like. Yours to edit."""',
         "",
+        *(["import contextlib"] if written else []),
         "from pathlib import Path",
         "",
         "import pandas as pd",
@@ -140,7 +143,6 @@ def data_module(plan: Plan) -> str:
     if plan.positive:
         mapping = f"{{{quoted(plan.positive)}: True, {quoted(plan.negative or '')}: False}}"
         lines += [f"LABELS = {mapping}  # of the target, as the files have it"]
-    missing = {column.name: plan.markers[column.name] for column in stays if column.name in plan.markers}
     if missing:
         values = {quoted(name): f"[{', '.join(map(literal, given))}]" for name, given in missing.items()}
         lines += [assigned("MISSING", values, "  # what stands for a missing value")]
@@ -165,9 +167,12 @@ def data_module(plan: Plan) -> str:
             "    for name, markers in MISSING.items():",
             "        rows[name] = rows[name].mask(rows[name].isin(markers))",
         ]
-        if any(column.type == "number" for column in stays if column.name in missing):
+        if written:
             lines += ['        if SCHEMA[name]["type"] == "number":  # text, beside a marker that is one']
-            lines += ["            rows[name] = pd.to_numeric(rows[name])"]
+            lines += [
+                "            with contextlib.suppress(ValueError):  # what is no number is named by its column, not here"
+            ]
+            lines += ["                rows[name] = pd.to_numeric(rows[name])"]
     if plan.positive:
         lines += ["    rows[TARGET] = rows[TARGET].map(LABELS)"]
         lines[-1] += "  # what is neither is unknown, not false"
