@@ -123,7 +123,7 @@ def check(name: str, rows: pd.DataFrame, option: str) -> str:
         return name
     near = difflib.get_close_matches(name, list(rows), n=1, cutoff=0.4)
     raise UsageError(
-        f"{option}: no column {name!r}{f', do you mean {near[0]!r}?' if near else ''} There are: {', '.join(rows)}"
+        f"{option}: no column {name!r}{f', do you mean {near[0]!r}?' if near else '.'} There are: {', '.join(rows)}"
     )
 
 
