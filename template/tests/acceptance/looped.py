@@ -116,7 +116,10 @@ def traffic(loop: Loop, sample: Path, configure: Command) -> None:
     newer = loop.folder.parent / "newer"
     newer.mkdir()
     unknown = [file for file in files if file.name not in known]
-    shutil.copy([*unknown, files[-1]][0], newer)
+    for file in (
+        unknown[:1] or files[-(-len(files) * 2 // 3) :]
+    ):  # of a small table, of which all is known, the last third
+        shutil.copy(file, newer)
     rows = data.read(newer).dropna(subset=[data.TARGET])
     rows = at_least(N_DRIFTED + 4 * N_TRIED, rows, data.KEY, other=not unknown).head(N_DRIFTED + 4 * N_TRIED)
     rows["label"] = truth_from(rows[names[-1]], loop.calm["label"])
@@ -177,6 +180,7 @@ def turned(truth: pd.Series) -> pd.Series:
 def settle(configure: Command, data: ModuleType, primary: str) -> None:
     """Set what these tests rely on, in the current folder."""
     truth = data.read("data/raw")[data.TARGET]
+    held_out = {"validation": 0.02, "test": 0.05} if len(truth) > 3_000 else {"validation": 0.1, "test": 0.1}
     decayed = 0.05 * (
         float(truth.std()) if data.PROBLEM == "regression" else 1
     )  # by chance alone a small table's is 0.02
@@ -202,7 +206,7 @@ def settle(configure: Command, data: ModuleType, primary: str) -> None:
         "retraining", signals={"decay": {"at_least": 1, "of": 1, "then": "retrain"}}, schedule=None, least_rows=100
     )
     configure("retraining", cooldown_h=0, budget={"retrainings": 100, "days": 1}, give_up_after=5, tries=3)
-    configure("retraining", training={"validation": 0.02, "test": 0.05}, sign_off="none", approver="policy:retraining")
+    configure("retraining", training=held_out, sign_off="none", approver="policy:retraining")
     configure("retraining", stable={"share": 0.05, "worse": {primary: 1e9}}, release="canary")
     stop = {"failures": 3, "failure_rate": 0.01, "answer_s": 30.0, "slower": 1e3, "slow_ms": 30_000, "window": 50}
     plans = {

@@ -88,7 +88,7 @@ def locked(file: Path, wait_s: float = 0) -> Iterator[None]:
             yield
     except sqlite3.OperationalError as error:
         if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
-            raise ProjectError(f"{file}: {error}") from None
+            raise ProjectError(f"{file}: {error}; look whether {file.parent} may be written to") from None
         raise Busy(
             f"{file.parent} is being written by another process: wait until it ends and run this again"
         ) from None

@@ -220,9 +220,11 @@ def sentence(told: dict[str, Any]) -> str:
 def place(project: Project) -> tuple[Any, str]:
     """Return a client of the store of runs, which MLflow goes on looking elsewhere beside, and the id of the releases there."""
     uri = os.environ.get("MLFLOW_TRACKING_URI") or settings.read(project, "training", Training).tracking_uri
-    library = tracking.library()
-    client = library.MlflowClient(tracking.absolute(project, settings.expand(uri)))
+    library, uri = tracking.library(), tracking.absolute(project, settings.expand(uri))
     try:
+        if uri.startswith("sqlite:///"):  # MLflow tries for minutes where a store cannot be made
+            files.private(Path(uri.removeprefix("sqlite:///")))
+        client = library.MlflowClient(uri)
         return client, tracking.experiment(project, client, "release")
     except Exception as error:  # of whatever database or server it is
         raise ProjectError(f"the store of runs cannot be asked: {str(error).splitlines()[0]}") from error
