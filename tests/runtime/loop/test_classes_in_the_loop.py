@@ -18,9 +18,10 @@ from mlops_ladder import Project
 from mlops_ladder.core import commands
 from mlops_ladder.data.problem import number_of, problem_of
 from mlops_ladder.data.rows import as_records
-from mlops_ladder.loop import dashboard, experiment, feedback, monitor, prediction_log, references, retrain
+from mlops_ladder.loop import dashboard, experiment, feedback, monitor, prediction_log, references, retrain, signals
 from mlops_ladder.loop.service.feedback import labels_of
 from mlops_ladder.loop.service.log_predictions import logged
+from mlops_ladder.release.gates import fairness
 from mlops_ladder.serving.servable import resolve
 from mlops_ladder.training import tracking
 
@@ -158,6 +159,20 @@ def test_monitoring_is_calm_on_rows_like_those_learned_from(project: Project) ->
     assert [one for name in quiet for one in found[name] if one["fired"] or one["value"] is None] == []
     assert {one["slice"] for one in found["fairness_bias"]} == {f"site, {name}" for name in SPECIES}
     assert set(found["prediction_drift"][0]["bins"]) == set(SPECIES)
+
+
+def test_of_few_held_out_rows_only_the_nearest_tell_what_to_expect() -> None:
+    assert [signals.reach(pl.DataFrame({"row": range(n)})) for n in (10, 86, 1_000, 50_000)] == [1, 2, 25, 25]
+    sure = np.repeat(np.eye(3), (17, 30, 39), axis=0) * 0.9 + 0.03  # each class is told apart with ease
+    twins = signals.alike(sure, sure, signals.reach(pl.DataFrame({"row": range(86)})), np.random.default_rng(0))
+    assert (sure[twins].argmax(axis=1) == sure.argmax(axis=1)).all()
+
+
+def test_a_rate_that_one_group_alone_has_rows_for_is_no_difference() -> None:
+    rows = pl.DataFrame({"label": [1.0, 0.0, 0.0, 0.0], "prediction": [1.0, 0.0, 0.0, 0.0], "group": [0, 0, 1, 1]})
+    measured = {name: signals.furthest(measure, rows) for name, measure in fairness.measures(0.5).items()}
+    assert np.isnan(measured["true_positive_rate"]) and measured["false_positive_rate"] == 0
+    assert measured["selection_rate"] == 0.5
 
 
 def test_monitoring_sees_another_mix_of_predictions_and_labels_that_have_changed(project: Project) -> None:

@@ -82,6 +82,19 @@ def test_fairness_is_judged_class_by_class(candidate: Candidate, limits: Release
     assert len(refused(fairness.check(candidate, limits.model_copy(update={"fairness": strict})))) == len(SPECIES)
 
 
+def test_a_rate_is_not_compared_with_a_group_that_has_none_of_the_rows_it_counts(
+    candidate: Candidate, limits: Release, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        candidate.project.behaviour, "groups", lambda rows: rows[["species"]]
+    )  # each has one class alone
+    found = {one.what: one for one in fairness.check(candidate, limits)}
+    for species in SPECIES:
+        rate, bias = (found[f"{name} of {species} by species differs"] for name in ("true_positive_rate", "bias"))
+        assert (rate.passed, rate.found) == (True, "1 group has such rows")
+        assert bias.found.count(" ") > 3, "all groups are compared where each has rows"
+
+
 def test_the_service_gives_what_the_batch_gives_and_onnx_does_too(candidate: Candidate, limits: Release) -> None:
     served, fast = parity.check(candidate, limits)
     assert served.passed and fast.found.startswith("onnx"), fast

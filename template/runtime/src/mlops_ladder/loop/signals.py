@@ -26,7 +26,8 @@ from .references import Reference, answered, predicted, primary
 
 N_KEPT = 100_000  # rows of a window, picked at random, on which is measured what cannot be counted
 N_DRAWN = 2_000  # rows of each resample; the spread of all rows follows from theirs
-NEIGHBOURS = 25  # held-out rows on each side whose truths stand in for one that is not known yet
+NEIGHBOURS = 25  # held-out rows on each side, at most, whose truths stand in for one that is not known yet
+NEAR = 1 / 40  # share of the held-out rows that these may be on each side: of few rows, others are unlike
 N_TRUTHS = 10  # times that is done
 SECONDS = [10 ** (n / 40 - 4) for n in range(241)]  # bounds of the counts of latencies: 6 % apart
 Found = list[dict[str, Any]]
@@ -160,7 +161,7 @@ def spread(measured: Callable[[pl.DataFrame], float], rows: pl.DataFrame, conf: 
     """Return the standard error of a measure on ROWS, or N_ROWS like them, by the bootstrap with at most N_DRAWN."""
     generator, n = np.random.default_rng(0), min(len(rows), N_DRAWN)
     values = [measured(rows[generator.integers(len(rows), size=n)]) for _ in range(conf.resamples)]
-    return float(np.std(values, ddof=1) * np.sqrt(n / (n_rows or len(rows))))
+    return float(np.nanstd(values, ddof=1) * np.sqrt(n / (n_rows or len(rows))))
 
 
 def inputs(watched: Watched, seen: Seen, conf: Monitoring) -> Found:
@@ -256,10 +257,10 @@ def estimate(watched: Watched, seen: Seen, conf: Monitoring) -> Found:
     before, generator = seen.reference.held_out.sort("prediction"), np.random.default_rng(0)
     live = pl.concat([seen.any.select(seen.kept)] * (N_TRUTHS if len(seen.any) < N_KEPT else 1))
     if seen.problem.classes:
-        near = alike(predicted(seen.project, before), predicted(seen.project, live), generator)
+        near = alike(predicted(seen.project, before), predicted(seen.project, live), reach(before), generator)
     else:
         near = np.searchsorted(before["prediction"].to_numpy(), live["prediction"].to_numpy())
-        near += generator.integers(-NEIGHBOURS, NEIGHBOURS + 1, len(near))
+        near += generator.integers(-reach(before), reach(before) + 1, len(near))
     twins = before[np.clip(near, 0, len(before) - 1)]
     truth = seen.problem.moved(twins["label"].to_numpy(), (live["prediction"] - twins["prediction"]).to_numpy())
     expected = live.with_columns(label=pl.Series(truth))
@@ -268,11 +269,16 @@ def estimate(watched: Watched, seen: Seen, conf: Monitoring) -> Found:
     ]  # a prediction counts once, however often its truth was drawn
 
 
-def alike(before: np.ndarray, live: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+def reach(before: pl.DataFrame) -> int:
+    """Return how many of the held-out rows BEFORE, on each side, count as alike."""
+    return max(1, min(NEIGHBOURS, int(NEAR * len(before))))
+
+
+def alike(before: np.ndarray, live: np.ndarray, reach: int, generator: np.random.Generator) -> np.ndarray:
     """Return, for each row of probabilities LIVE, one of the nearest rows of BEFORE, picked at random."""
     from scipy.spatial import cKDTree
 
-    n = min(2 * NEIGHBOURS + 1, len(before))
+    n = min(2 * reach + 1, len(before))
     nearest = cKDTree(before).query(live, k=[*range(1, n + 1)])[1]
     return nearest[np.arange(len(live)), generator.integers(n, size=len(live))]
 
@@ -317,7 +323,8 @@ def furthest(metric: fairness.Measure, rows: pl.DataFrame) -> float:
     """Return the largest difference of METRIC between the groups of ROWS."""
     truth, said, group = (rows[name].to_numpy() for name in ("label", "prediction", "group"))
     rates = [metric(truth[group == one], said[group == one]) for one in np.unique(group)]
-    return float(np.nanmax(rates) - np.nanmin(rates))
+    known = [rate for rate in rates if not np.isnan(rate)]  # a rate counts some rows only, and a group may have none
+    return float(max(known) - min(known)) if len(known) > 1 else float("nan")
 
 
 def staleness(watched: Watched, seen: Seen, conf: Monitoring) -> Found:

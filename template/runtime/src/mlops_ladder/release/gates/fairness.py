@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from ...core.errors import ProjectError
@@ -50,9 +51,12 @@ def check(candidate: Candidate, limits: Release) -> list[Finding]:
                 y_pred=compared(outcome, name)[large],
                 sensitive_features=group[large].astype(str).to_numpy(),
             )
-            of, difference = frame.by_group, float(frame.difference())
-            told = f"{difference:.3f} ({of.idxmin()} {of.min():.3f}, {of.idxmax()} {of.max():.3f})"
+            of, difference = frame.by_group.dropna(), float(frame.difference())
             what = f"{name} of {outcome.name} by {title} differs" if outcome.name else f"{name} by {title} differs"
+            if len(of) < 2:  # the rate counts rows that are in one group at most, such as the positive ones
+                findings.append(Finding("fairness", what, True, f"{len(of)} group has such rows", "2 to compare"))
+                continue
+            told = f"{difference:.3f} ({of.idxmin()} {of.min():.3f}, {of.idxmax()} {of.max():.3f})"
             findings.append(Finding("fairness", what, difference <= limit, told, f"{limit:g} or less"))
     return findings
 
@@ -73,13 +77,20 @@ def measures(decide: float) -> dict[str, Measure]:
     from fairlearn import metrics as fair
     from sklearn.metrics import mean_absolute_error
 
-    def on_decisions(rate: Callable) -> Measure:
-        return lambda truth, predicted: rate(truth >= decide, predicted >= decide, pos_label=True)
+    def on_decisions(rate: Callable, among: bool | None = None) -> Measure:
+        """Return RATE of decisions, NaN where none of the rows that it counts AMONG, those that are or are not, is there."""
+
+        def measure(truth: Any, predicted: Any) -> float:
+            known = np.asarray(truth) >= decide
+            counted = among is None or (known == among).any()
+            return float(rate(known, predicted >= decide, pos_label=True)) if counted else float("nan")
+
+        return measure
 
     return {
         "bias": lambda truth, predicted: float((predicted - truth).mean()),
         "mean_absolute_error": mean_absolute_error,
         "selection_rate": on_decisions(fair.selection_rate),
-        "true_positive_rate": on_decisions(fair.true_positive_rate),
-        "false_positive_rate": on_decisions(fair.false_positive_rate),
+        "true_positive_rate": on_decisions(fair.true_positive_rate, among=True),
+        "false_positive_rate": on_decisions(fair.false_positive_rate, among=False),
     }
