@@ -1,5 +1,8 @@
 """Who is let in by keys and limits, asked of the guard itself: no service, no clock that matters."""
 
+import base64
+import os
+import stat
 from collections.abc import Callable
 from pathlib import Path
 
@@ -60,7 +63,9 @@ def test_the_last_key_removed_opens_nothing(add: Callable[..., str], capsys: pyt
     assert (ask(served, first), ask(served, second), ask(served)) == (200, 200, 401)
     for name, last in (("first", False), ("second", True)):
         assert main(["keys", "remove", name]) == 0
-        assert ("it was the last, so nobody is answered" in capsys.readouterr().out) is last
+        told = capsys.readouterr().out
+        assert told.startswith(f"removed the key of {name}\n")
+        assert ("it was the last, so nobody is answered" in told) is last
     served.known.look()
     assert [ask(one, key) for one in (served, guard()) for key in (first, second, None)] == [401] * 6
     assert keys.FILE.read_text() == "" and keys.asked(FLIGHTS)
@@ -140,3 +145,38 @@ def test_keys_are_listed_by_name_and_scope_and_what_is_none_is_refused(
         with pytest.raises(SystemExit, match="2"):
             main(["keys", *words])
     assert [name for name, _ in keys.read(FLIGHTS).values()] == ["boss", "user"]
+
+
+@pytest.mark.practice("endpoint-security")
+def test_a_key_is_256_random_bits_and_its_hash_is_for_the_owner_alone(add: Callable[..., str]) -> None:
+    made = {add(f"caller{number}") for number in range(3)}
+    assert len(made) == 3 and {len(base64.urlsafe_b64decode(f"{key}=")) for key in made} == {32}
+    if os.name != "nt":
+        assert stat.S_IMODE(keys.FILE.stat().st_mode) == 0o600
+    assert not any(key in keys.FILE.read_text(encoding="utf-8") for key in made)
+
+
+@pytest.mark.practice("endpoint-security")
+def test_what_cannot_be_removed_or_read_is_named(
+    add: Callable[..., str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert main(["keys", "remove", "nobody"]) == 1
+    assert "no key of nobody; there are: none" in capsys.readouterr().err
+    add("shop"), add("desk")
+    assert main(["keys", "remove", "shopp"]) == 1
+    assert "no key of shopp; there are: shop, desk" in capsys.readouterr().err
+    monkeypatch.setenv("SERVICE_KEYS", f"outside predict {'0' * 64}")
+    assert main(["keys", "remove", "outside"]) == 1
+    assert "outside has a key in SERVICE_KEYS: take it out there" in capsys.readouterr().err
+    assert main(["keys", "remove", "desk"]) == 0
+    assert capsys.readouterr().out == "removed the key of desk\n"
+    keys.FILE.write_text("shop predict\n", encoding="utf-8")
+    assert main(["keys", "list"]) == 1
+    assert f"{keys.FILE}, line 1, is not `NAME SCOPE SHA256`" in capsys.readouterr().err
+    keys.FILE.write_bytes(b"\xff\xfe")
+    assert main(["keys", "list"]) == 1
+    assert "data/keys is no text: bring it back" in capsys.readouterr().err
+    keys.FILE.unlink()
+    keys.FILE.mkdir()
+    assert main(["keys", "list"]) == 1
+    assert "data/keys cannot be read (Is a directory): mend it" in capsys.readouterr().err
