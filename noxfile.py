@@ -53,13 +53,30 @@ def lint(session: nox.Session) -> None:
 @nox.parametrize("number", [nox.param(level, id=str(level)) for level in LEVELS])
 def level(session: nox.Session, number: int) -> None:
     """Render this level into build/level-N and run its own tests in its own environment; `-- -k notebook` for a part."""
-    folder = ROOT / f"build/level-{number}"
+    with session.chdir(rendered(session, number, f"level-{number}")):
+        uv_run(session, "pytest", *session.posargs)
+
+
+@nox.session
+@nox.parametrize("resolution", [nox.param(kind, id=kind) for kind in ("highest", "lowest-direct")])
+def dependencies(session: nox.Session, resolution: str) -> None:
+    """Run each level's own tests with the newest libraries that it allows, or with the oldest; `-- 2` for one level."""
+    for number in session.posargs or LEVELS:
+        with session.chdir(rendered(session, int(number), f"{resolution}-{number}")):
+            unset = {"VIRTUAL_ENV": None}
+            session.run("uv", "sync", "--quiet", "--resolution", resolution, external=True, env=unset)
+            uv_run(session, "--no-sync", "pytest")
+
+
+def rendered(session: nox.Session, number: int, name: str) -> Path:
+    """Return build/NAME with a fresh project of level NUMBER in it, a git repository."""
+    folder = ROOT / "build" / name
     shutil.rmtree(folder, ignore_errors=True)
     answers = ["--defaults", "--data", f"level={number}", "--vcs-ref", "HEAD"]
     uv_run(session, "copier", "copy", "--quiet", *answers, str(ROOT), str(folder))
     with session.chdir(folder):
         session.run("git", "init", "--quiet", external=True)
-        uv_run(session, "pytest", *session.posargs)
+    return folder
 
 
 @nox.session
@@ -91,13 +108,9 @@ def problems(session: nox.Session) -> None:
 @nox.session
 def mutants(session: nox.Session) -> None:
     """Plant small faults in the runtime and count which ones the tests of each module notice; `-- loop.triggers` for one."""
-    folder = ROOT / "build/mutants"
-    shutil.rmtree(folder, ignore_errors=True)
-    answers = ["--defaults", "--data", f"level={LEVELS[-1]}", "--vcs-ref", "HEAD"]
-    uv_run(session, "copier", "copy", "--quiet", *answers, str(ROOT), str(folder))
+    folder = rendered(session, LEVELS[-1], "mutants")
     shutil.copytree(ROOT / "tests/runtime", folder / "tests/runtime")
     with session.chdir(folder):
-        session.run("git", "init", "--quiet", external=True)
         uv_run(session, "--with", "mutmut>=3.8,<4", "python", str(ROOT / "tests/mutation/score.py"), *session.posargs)
 
 

@@ -4,6 +4,7 @@ import http.server
 import json
 import os
 import re
+import shutil
 import subprocess
 import threading
 import time
@@ -448,6 +449,14 @@ def test_linters_of_github_files_find_a_fault(name: str, file: str, old: str, ne
     assert old in reads(path)
     path.write_text(reads(path).replace(old, new), encoding="utf-8")
     assert lint(folder, name).returncode != 0
+
+
+def test_linters_find_nothing_in_the_templates_own_workflows(tmp_path: Path) -> None:
+    """They are not run here: GitHub starts them by the clock."""
+    shutil.copytree(ROOT / ".github", tmp_path / ".github")
+    for name in ("zizmor", "actionlint", "workflows"):
+        done = lint(tmp_path, name)
+        assert done.returncode == 0, done.stdout + done.stderr
 
 
 def lint(folder: Path, name: str) -> subprocess.CompletedProcess[str]:
