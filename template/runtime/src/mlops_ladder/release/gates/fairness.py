@@ -54,7 +54,7 @@ def check(candidate: Candidate, limits: Release) -> list[Finding]:
             of, difference = frame.by_group.dropna(), float(frame.difference())
             what = f"{name} of {outcome.name} by {title} differs" if outcome.name else f"{name} by {title} differs"
             if len(of) < 2:  # the rate counts rows that are in one group at most, such as the positive ones
-                findings.append(Finding("fairness", what, True, f"{len(of)} group has such rows", "2 to compare"))
+                findings.append(Finding("fairness", what, True, "fewer than two groups have such rows", "2 to compare"))
                 continue
             told = f"{difference:.3f} ({of.idxmin()} {of.min():.3f}, {of.idxmax()} {of.max():.3f})"
             findings.append(Finding("fairness", what, difference <= limit, told, f"{limit:g} or less"))
