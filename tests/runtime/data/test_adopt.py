@@ -356,7 +356,7 @@ def test_several_columns_name_a_row_together(folder: Path, adopt: Adopt) -> None
     rows.insert(1, "day", pd.date_range("2023-01-01", periods=200).repeat(2))
     rows.to_csv(folder / "orders.csv", index=False)
     twice = adopt("orders.csv", "--target", "returned", "--key", "day", exit_code=2)
-    assert "--key day: there must be a value in each row, and none twice" in twice
+    assert "--key day: it must have a value in each row, and none twice" in twice
     adopt("orders.csv", "--target", "returned", "--key", "shop", "day")
     data, whole = read(folder)
     assert (data.KEY, {"shop", "day"} <= set(data.SCHEMA)) == ("row_key", True)

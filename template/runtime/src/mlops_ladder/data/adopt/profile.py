@@ -175,7 +175,7 @@ def make(
     keys = key or list(filter(None, [find_key(rows, target, time)]))
     if keys and (rows[keys].isna().any(axis=None) or rows.duplicated(keys).any()):
         raise UsageError(
-            f"--key {' '.join(keys)}: there must be a value in each row, and none twice; leave --key out and a key is made"
+            f"--key {' '.join(keys)}: it must have a value in each row, and none twice; leave --key out and a key is made"
         )
     if target in keys:
         raise UsageError(f"--key {target}: it is the target, which is not known when a row is named")
