@@ -260,7 +260,8 @@ def test_the_impact_of_a_version_is_told_by_slice_and_for_the_model_it_feeds(
     assert {one["slice"].split()[0] for one in told["slices"]} <= set(data.SLICES)
     assert told["slices"] or not data.SLICES
     [fed] = told["fed"]
-    assert (fed["endpoint"], fed["model"]) == ("/both", "pyfunc:/other/1") and fed["mean_change"] > 0
+    assert (fed["endpoint"], fed["model"]) == ("/both", "pyfunc:/other/1")
+    assert fed["mean_change"] > 0 or data.PROBLEM == "multiclass"  # both may choose the same label of each row
     same = run("impact", "3", "3", "--json")
     assert (same["mean_change"], same["fed"][0]["mean_change"]) == (0, 0)
     assert run("impact", "--graph") == "the main model -> pyfunc:/other/1 as risk, at /both\n"
