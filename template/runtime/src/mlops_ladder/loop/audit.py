@@ -222,8 +222,8 @@ def place(project: Project) -> tuple[Any, str]:
     uri = os.environ.get("MLFLOW_TRACKING_URI") or settings.read(project, "training", Training).tracking_uri
     library, uri = tracking.library(), tracking.absolute(project, settings.expand(uri))
     try:
-        if uri.startswith("sqlite:///"):  # MLflow tries for minutes where a store cannot be made
-            files.private(Path(uri.removeprefix("sqlite:///")))
+        if file := tracking.file_of(uri):  # MLflow tries for minutes where a store cannot be made
+            files.private(file)
         client = library.MlflowClient(uri)
         return client, tracking.experiment(project, client, "release")
     except Exception as error:  # of whatever database or server it is

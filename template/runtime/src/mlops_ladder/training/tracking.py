@@ -55,8 +55,8 @@ def connect(project: Project, uri: str, named_in: str = "conf/training.yml, or M
     named, uri, mlflow = uri, absolute(project, settings.expand(uri)), library()
     try:
         follow(project, uri)
-        if uri.startswith("sqlite:///"):
-            files.private(Path(uri.removeprefix("sqlite:///")))
+        if file := file_of(uri):
+            files.private(file)
         client = mlflow.MlflowClient(uri)
         from mlflow.tracking._tracking_service import utils
 
@@ -76,14 +76,19 @@ def absolute(project: Project, uri: str) -> str:
     return f"{scheme}:///{project.path(file).resolve()}" if marked and scheme == "sqlite" else uri
 
 
+def file_of(uri: str) -> Path | None:
+    """Return the file of the SQLite store at URI, as `absolute` gives it; None of any other store."""
+    scheme, _, name = uri.partition(":///")
+    return Path(name) if scheme == "sqlite" else None
+
+
 def follow(project: Project, uri: str) -> None:
     """Have an SQLite store in this folder name the artifacts that lie here, where it was moved or copied from elsewhere.
 
     MLflow keeps their places absolute and has no call that changes them. A store outside this folder is left alone.
     """
-    scheme, _, name = uri.partition(":///")
-    file = Path(name)
-    if scheme != "sqlite" or not file.is_file() or not file.is_relative_to(project.folder.resolve()):
+    file = file_of(uri)
+    if not file or not file.is_file() or not file.is_relative_to(project.folder.resolve()):
         return
     with contextlib.closing(sqlite3.connect(file, timeout=WAIT_S, isolation_level=None)) as database:
         if not (left := roots(project, database, file)):
@@ -227,10 +232,10 @@ def check(
     seconds; any other is asked where it is used.
     """
     chosen = read_settings(project)
-    scheme, _, file = absolute(project, settings.expand(uri or chosen.tracking_uri)).partition(":///")
-    if scheme != "sqlite":
+    store = file_of(absolute(project, settings.expand(uri or chosen.tracking_uri)))
+    if not store:
         return
-    store, named = Path(file), name or chosen.model
+    named = name or chosen.model
     models = registry_rows(store, "SELECT name FROM registered_models")
     aliases_of = "SELECT 1 FROM registered_model_aliases WHERE name = ? AND alias = ?"
     versions_of = "SELECT version FROM model_versions WHERE name = ? AND current_stage != 'Deleted_Internal'"
@@ -262,11 +267,11 @@ def champion(project: Project, chosen: Training) -> str | None:
 
     An SQLite store is asked directly: to import MLflow takes longer than all else of a training that has nothing to do.
     """
-    scheme, _, file = absolute(project, settings.expand(chosen.tracking_uri)).partition(":///")
-    if scheme != "sqlite":
+    file = file_of(absolute(project, settings.expand(chosen.tracking_uri)))
+    if not file:
         return aliases(connect(project, chosen.tracking_uri), chosen.model).get("champion")
     query = "SELECT version FROM registered_model_aliases WHERE name = ? AND alias = 'champion'"
-    return next(iter(registry_rows(Path(file), query, chosen.model)), None)
+    return next(iter(registry_rows(file, query, chosen.model)), None)
 
 
 def describe(client: "MlflowClient", chosen: Training, runs: list[Any]) -> list[dict[str, Any]]:
